@@ -1,0 +1,130 @@
+//! The one place where bytes become tensors and tensors become bytes or slices.
+//!
+//! `tch` (0.26) copies from a byte slice without checking its length against the shape, and labels `half::bf16`
+//! slices as float16. Everything here checks, and no other module builds a tensor from raw memory.
+
+use safetensors::Dtype;
+use tch::{Device, Kind, Tensor};
+
+/// What can be wrong when bytes and tensors are exchanged.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A dtype that no computation here takes.
+    #[error("dtype {0} is not supported; expected F32, F16, BF16, I32 or I64")]
+    Dtype(Dtype),
+    /// The data is not as long as dtype and shape say.
+    #[error("{found} bytes for {dtype} {shape:?}, expected {expected}")]
+    Length {
+        dtype: Dtype,
+        shape: Vec<usize>,
+        expected: usize,
+        found: usize,
+    },
+    /// A libtorch failure, out of memory among them.
+    #[error(transparent)]
+    Torch(#[from] tch::TchError),
+}
+
+/// The libtorch kind of a safetensors dtype, where a computation here takes it.
+pub fn kind(dtype: Dtype) -> Result<Kind, Error> {
+    match dtype {
+        Dtype::F32 => Ok(Kind::Float),
+        Dtype::F16 => Ok(Kind::Half),
+        Dtype::BF16 => Ok(Kind::BFloat16),
+        Dtype::I32 => Ok(Kind::Int),
+        Dtype::I64 => Ok(Kind::Int64),
+        other => Err(Error::Dtype(other)),
+    }
+}
+
+/// Bytes that `shape` takes in `dtype`; `None` on overflow or for dtypes narrower than a byte.
+pub fn byte_len(dtype: Dtype, shape: &[usize]) -> Option<usize> {
+    let bits = shape
+        .iter()
+        .try_fold(dtype.bitsize(), |product, &dim| product.checked_mul(dim))?;
+    (bits % 8 == 0).then_some(bits / 8)
+}
+
+/// A CPU tensor with a copy of `bytes` (little-endian, row-major).
+pub fn from_bytes(bytes: &[u8], dtype: Dtype, shape: &[usize]) -> Result<Tensor, Error> {
+    let expected = byte_len(dtype, shape).unwrap_or(usize::MAX);
+    if bytes.len() != expected {
+        return Err(Error::Length {
+            dtype,
+            shape: shape.to_vec(),
+            expected,
+            found: bytes.len(),
+        });
+    }
+    Ok(Tensor::f_from_data_size(bytes, &dims(shape), kind(dtype)?)?)
+}
+
+/// A CPU float32 tensor with a copy of `values`; panics if `shape` does not hold them (a bug of the caller's).
+pub fn from_f32(values: &[f32], shape: &[usize]) -> Result<Tensor, Error> {
+    assert_eq!(values.len(), shape.iter().product::<usize>());
+    Ok(Tensor::f_from_slice(values)?.f_view(dims(shape).as_slice())?)
+}
+
+/// The values as float32, row-major, on the host.
+pub fn to_f32(tensor: &Tensor) -> Result<Vec<f32>, Error> {
+    let host = tensor
+        .f_to_device(Device::Cpu)?
+        .f_to_kind(Kind::Float)?
+        .f_contiguous()?;
+    let mut values = vec![0f32; host.numel()];
+    let len = values.len();
+    host.f_copy_data(&mut values, len)?;
+    Ok(values)
+}
+
+/// The raw little-endian bytes, row-major, in the tensor's own kind.
+pub fn to_bytes(tensor: &Tensor) -> Result<Vec<u8>, Error> {
+    let host = tensor.f_to_device(Device::Cpu)?.f_contiguous()?;
+    let numel = host.numel();
+    let mut bytes = vec![0u8; numel * host.kind().elt_size_in_bytes()];
+    host.f_copy_data_u8(&mut bytes, numel)?;
+    Ok(bytes)
+}
+
+/// Dimensions as libtorch counts them.
+pub fn dims(shape: &[usize]) -> Vec<i64> {
+    shape.iter().map(|&dim| dim as i64).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bf16_survives_the_round_trip() {
+        let bits: Vec<u8> = [0x3f80u16, 0xc000, 0x7f7f, 0x0001]
+            .iter()
+            .flat_map(|bits| bits.to_le_bytes())
+            .collect();
+        let tensor = from_bytes(&bits, Dtype::BF16, &[2, 2]).unwrap();
+        assert_eq!(tensor.kind(), Kind::BFloat16);
+        assert_eq!(to_f32(&tensor).unwrap()[..2], [1.0, -2.0]);
+        assert_eq!(to_bytes(&tensor).unwrap(), bits);
+    }
+
+    #[test]
+    fn wrong_lengths_are_refused() {
+        for len in [0, 15, 17] {
+            let error = from_bytes(&vec![0; len], Dtype::F32, &[2, 2]).unwrap_err();
+            assert!(
+                matches!(error, Error::Length { expected: 16, .. }),
+                "{error}"
+            );
+        }
+        assert!(from_bytes(&[], Dtype::F32, &[usize::MAX, 2]).is_err());
+    }
+
+    #[test]
+    fn views_are_copied_in_row_major_order() {
+        let tensor = from_f32(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3]).unwrap();
+        assert_eq!(
+            to_f32(&tensor.tr()).unwrap(),
+            [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]
+        );
+    }
+}
