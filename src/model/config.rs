@@ -1,0 +1,419 @@
+//! `config.json` as numbers that the forward pass can trust.
+//!
+//! Absent keys get what transformers 5.23 gives them. Both spellings of the rotary settings are read: `rope_theta` with
+//! `rope_scaling`, and `rope_parameters`. What the forward pass does not compute is refused here, by name.
+
+use super::Error;
+use super::arch::{Architecture, WindowRule};
+use serde_json::Value;
+use tch::Kind;
+
+/// The function between the gate and its product with `up`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    Silu,
+    Gelu,
+    /// The tanh approximation of GELU.
+    GeluTanh,
+    Relu,
+}
+
+/// How the rotary frequencies are stretched for contexts longer than those of pretraining.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum RopeScaling {
+    Default,
+    Linear {
+        factor: f64,
+    },
+    Dynamic {
+        factor: f64,
+    },
+    Llama3 {
+        factor: f64,
+        low_freq_factor: f64,
+        high_freq_factor: f64,
+        original_max_position_embeddings: f64,
+    },
+    Yarn {
+        factor: f64,
+        /// What cosines and sines are multiplied by.
+        attention_factor: f64,
+        beta_fast: f64,
+        beta_slow: f64,
+        original_max_position_embeddings: f64,
+        /// Whether the bounds of the ramp are rounded to whole dimensions.
+        truncate: bool,
+    },
+}
+
+/// The rotary embedding's settings.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RopeConfig {
+    pub theta: f64,
+    pub scaling: RopeScaling,
+}
+
+/// A model's numbers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    pub vocab_size: usize,
+    pub hidden_size: usize,
+    pub intermediate_size: usize,
+    pub n_layers: usize,
+    pub n_heads: usize,
+    pub n_kv_heads: usize,
+    pub head_dim: usize,
+    pub max_position_embeddings: usize,
+    pub norm_eps: f64,
+    pub activation: Activation,
+    pub rope: RopeConfig,
+    pub attention_bias: bool,
+    pub mlp_bias: bool,
+    pub tie_word_embeddings: bool,
+    /// For each layer, how many positions a token sees, itself included; `None` for all.
+    pub windows: Vec<Option<usize>>,
+    /// The dtype that the config names, if it names one.
+    pub kind: Option<Kind>,
+}
+
+impl Config {
+    /// Reads and checks the numbers of a family's `config.json`.
+    pub(super) fn new(json: &Value, arch: &Architecture) -> Result<Self, Error> {
+        let keys = Keys {
+            json,
+            path: "",
+            defaults: arch.defaults,
+        };
+        for &(key, accepted) in arch.requires {
+            keys.require(key, accepted)?;
+        }
+        let hidden_size = keys.size("hidden_size")?;
+        let n_heads = keys.size("num_attention_heads")?;
+        let n_kv_heads = keys.usize("num_key_value_heads")?.unwrap_or(n_heads);
+        if n_kv_heads == 0 || n_heads % n_kv_heads != 0 {
+            return Err(keys.invalid(
+                "num_key_value_heads",
+                format!("a divisor of num_attention_heads, {n_heads}"),
+            ));
+        }
+        let head_dim = match keys.usize("head_dim")? {
+            Some(head_dim) => head_dim,
+            None if hidden_size % n_heads == 0 => hidden_size / n_heads,
+            None => {
+                return Err(keys.invalid(
+                    "hidden_size",
+                    format!("a multiple of num_attention_heads, {n_heads}, or head_dim"),
+                ));
+            }
+        };
+        if head_dim == 0 || head_dim % 2 != 0 {
+            return Err(keys.invalid("head_dim", format!("an even number ({head_dim} is not)")));
+        }
+        let n_layers = keys.size("num_hidden_layers")?;
+        let max_position_embeddings = keys.size("max_position_embeddings")?;
+        Ok(Self {
+            vocab_size: keys.size("vocab_size")?,
+            hidden_size,
+            intermediate_size: keys.size("intermediate_size")?,
+            n_layers,
+            n_heads,
+            n_kv_heads,
+            head_dim,
+            max_position_embeddings,
+            norm_eps: keys.positive("rms_norm_eps")?.unwrap_or(1e-6),
+            activation: activation(&keys)?,
+            rope: rope(&keys, max_position_embeddings as f64)?,
+            attention_bias: keys.bool("attention_bias")?.unwrap_or(false),
+            mlp_bias: keys.bool("mlp_bias")?.unwrap_or(false),
+            tie_word_embeddings: keys.bool("tie_word_embeddings")?.unwrap_or(false),
+            windows: windows(&keys, arch.window, n_layers)?,
+            kind: kind(&keys)?,
+        })
+    }
+}
+
+fn activation(keys: &Keys<'_>) -> Result<Activation, Error> {
+    match keys.str("hidden_act")?.unwrap_or("silu") {
+        "silu" | "swish" => Ok(Activation::Silu),
+        "gelu" => Ok(Activation::Gelu),
+        "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),
+        "relu" => Ok(Activation::Relu),
+        _ => Err(keys.unsupported("hidden_act", "silu, gelu, gelu_pytorch_tanh, relu")),
+    }
+}
+
+fn kind(keys: &Keys<'_>) -> Result<Option<Kind>, Error> {
+    let key = if keys.get("dtype").is_some() {
+        "dtype"
+    } else {
+        "torch_dtype"
+    };
+    match keys.str(key)? {
+        None => Ok(None),
+        Some("float32") => Ok(Some(Kind::Float)),
+        Some("float16") => Ok(Some(Kind::Half)),
+        Some("bfloat16") => Ok(Some(Kind::BFloat16)),
+        Some(_) => Err(keys.unsupported(key, "float32, float16, bfloat16")),
+    }
+}
+
+fn windows(
+    keys: &Keys<'_>,
+    rule: WindowRule,
+    n_layers: usize,
+) -> Result<Vec<Option<usize>>, Error> {
+    match rule {
+        WindowRule::Never => Ok(vec![None; n_layers]),
+        WindowRule::EveryLayer => Ok(vec![keys.window()?; n_layers]),
+        WindowRule::ByLayerType => {
+            let window = match keys.bool("use_sliding_window")? {
+                Some(true) => keys.window()?,
+                _ => None,
+            };
+            let Some(types) = keys.get("layer_types") else {
+                let first = keys.size("max_window_layers")?;
+                return Ok((0..n_layers)
+                    .map(|layer| window.filter(|_| layer >= first))
+                    .collect());
+            };
+            let types = types
+                .as_array()
+                .filter(|types| types.len() == n_layers)
+                .ok_or_else(|| {
+                    keys.invalid(
+                        "layer_types",
+                        format!("a list of num_hidden_layers, {n_layers}, names"),
+                    )
+                })?;
+            types
+                .iter()
+                .map(|name| match (name.as_str(), window) {
+                    (Some("full_attention"), _) => Ok(None),
+                    (Some("sliding_attention"), Some(window)) => Ok(Some(window)),
+                    (Some("sliding_attention"), None) => Err(keys.invalid(
+                        "use_sliding_window",
+                        "true with a sliding_window, because layer_types names sliding_attention",
+                    )),
+                    _ => Err(keys.unsupported("layer_types", "full_attention, sliding_attention")),
+                })
+                .collect()
+        }
+    }
+}
+
+fn rope(keys: &Keys<'_>, max_position_embeddings: f64) -> Result<RopeConfig, Error> {
+    // transformers lets rope_scaling win where a config has both.
+    let path = ["rope_scaling", "rope_parameters"]
+        .into_iter()
+        .find(|key| keys.get(key).is_some());
+    let empty = Value::Object(serde_json::Map::new());
+    let rope = Keys {
+        json: path.and_then(|key| keys.get(key)).unwrap_or(&empty),
+        path: path.unwrap_or("rope_parameters"),
+        defaults: &[],
+    };
+    let Some(entries) = rope.json.as_object() else {
+        return Err(keys.invalid(rope.path, "an object"));
+    };
+    if let Some((key, _)) = entries.iter().find(|(_, value)| value.is_object()) {
+        return Err(rope.unsupported(key, "one rotary embedding for all layers"));
+    }
+    rope.require("partial_rotary_factor", &["1.0"])?;
+    let theta = match rope.positive("rope_theta")? {
+        Some(theta) => theta,
+        None => keys.positive("rope_theta")?.unwrap_or(10_000.0),
+    };
+    let type_key = if rope.get("rope_type").is_some() {
+        "rope_type"
+    } else {
+        "type"
+    };
+    let factor = || {
+        rope.positive("factor")?
+            .ok_or_else(|| rope.missing("factor"))
+    };
+    let original_max_position_embeddings =
+        match keys.positive("original_max_position_embeddings")? {
+            Some(original) => original,
+            None => rope
+                .positive("original_max_position_embeddings")?
+                .unwrap_or(max_position_embeddings),
+        };
+    let scaling = match rope.str(type_key)?.unwrap_or("default") {
+        "default" => RopeScaling::Default,
+        "linear" => RopeScaling::Linear { factor: factor()? },
+        "dynamic" => RopeScaling::Dynamic { factor: factor()? },
+        "llama3" => RopeScaling::Llama3 {
+            factor: factor()?,
+            low_freq_factor: rope
+                .positive("low_freq_factor")?
+                .ok_or_else(|| rope.missing("low_freq_factor"))?,
+            high_freq_factor: rope
+                .positive("high_freq_factor")?
+                .ok_or_else(|| rope.missing("high_freq_factor"))?,
+            original_max_position_embeddings,
+        },
+        "yarn" => {
+            let factor = rope
+                .positive("factor")?
+                .unwrap_or(max_position_embeddings / original_max_position_embeddings);
+            RopeScaling::Yarn {
+                factor,
+                attention_factor: yarn_attention_factor(&rope, factor)?,
+                beta_fast: rope.positive("beta_fast")?.unwrap_or(32.0),
+                beta_slow: rope.positive("beta_slow")?.unwrap_or(1.0),
+                original_max_position_embeddings,
+                truncate: rope.bool("truncate")?.unwrap_or(true),
+            }
+        }
+        _ => return Err(rope.unsupported(type_key, "default, linear, dynamic, llama3, yarn")),
+    };
+    Ok(RopeConfig { theta, scaling })
+}
+
+/// The published `0.1 ln(factor) + 1`, unless the config gives the number or the two weights of its quotient.
+fn yarn_attention_factor(rope: &Keys<'_>, factor: f64) -> Result<f64, Error> {
+    let mscale = |weight: f64| {
+        if factor <= 1.0 {
+            1.0
+        } else {
+            0.1 * weight * factor.ln() + 1.0
+        }
+    };
+    if let Some(given) = rope.positive("attention_factor")? {
+        return Ok(given);
+    }
+    Ok(match (rope.f64("mscale")?, rope.f64("mscale_all_dim")?) {
+        (Some(weight), Some(all)) if weight != 0.0 && all != 0.0 => mscale(weight) / mscale(all),
+        _ => mscale(1.0),
+    })
+}
+
+/// Typed access to a JSON object whose errors name the key.
+struct Keys<'a> {
+    json: &'a Value,
+    /// The key of this object in the file; empty for the file itself.
+    path: &'a str,
+    defaults: &'a [(&'static str, usize)],
+}
+
+impl<'a> Keys<'a> {
+    /// The value, where there is one that is not null.
+    fn get(&self, key: &str) -> Option<&'a Value> {
+        self.json.get(key).filter(|value| !value.is_null())
+    }
+
+    fn typed<T>(
+        &self,
+        key: &str,
+        expected: &str,
+        read: impl Fn(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>, Error> {
+        self.get(key)
+            .map(|value| read(value).ok_or_else(|| self.invalid(key, expected)))
+            .transpose()
+    }
+
+    /// A count; absent keys (not null ones) get the family's default.
+    fn usize(&self, key: &str) -> Result<Option<usize>, Error> {
+        // Past this a product of two could overflow, and no model comes near.
+        const LIMIT: u64 = 1 << 31;
+        if self.json.get(key).is_none() {
+            return Ok(self
+                .defaults
+                .iter()
+                .find(|default| default.0 == key)
+                .map(|default| default.1));
+        }
+        self.typed(key, "a whole number below 2^31", |value| {
+            value
+                .as_u64()
+                .filter(|&number| number < LIMIT)
+                .map(|number| number as usize)
+        })
+    }
+
+    /// A count that must be there and above 0.
+    fn size(&self, key: &'static str) -> Result<usize, Error> {
+        match self.usize(key)? {
+            Some(0) => Err(self.invalid(key, "at least 1")),
+            Some(size) => Ok(size),
+            None => Err(Error::Missing { key }),
+        }
+    }
+
+    fn window(&self) -> Result<Option<usize>, Error> {
+        match self.usize("sliding_window")? {
+            Some(0) => Err(self.invalid("sliding_window", "at least 1, or null")),
+            window => Ok(window),
+        }
+    }
+
+    fn f64(&self, key: &str) -> Result<Option<f64>, Error> {
+        self.typed(key, "a number", Value::as_f64)
+    }
+
+    fn positive(&self, key: &str) -> Result<Option<f64>, Error> {
+        self.typed(key, "a number above 0", |value| {
+            value.as_f64().filter(|&number| number > 0.0)
+        })
+    }
+
+    fn bool(&self, key: &str) -> Result<Option<bool>, Error> {
+        self.typed(key, "true or false", Value::as_bool)
+    }
+
+    fn str(&self, key: &str) -> Result<Option<&'a str>, Error> {
+        self.typed(key, "a string", Value::as_str)
+    }
+
+    /// Refuses a value that is none of these JSON literals; an absent key is as good as any.
+    fn require(&self, key: &str, accepted: &[&str]) -> Result<(), Error> {
+        let accepts = |value: &Value| {
+            accepted.iter().any(|literal| {
+                value.to_string() == *literal
+                    || value
+                        .as_f64()
+                        .is_some_and(|number| literal.parse() == Ok(number))
+            })
+        };
+        match self.get(key) {
+            Some(value) if !accepts(value) => Err(self.unsupported(key, &accepted.join(", "))),
+            _ => Ok(()),
+        }
+    }
+
+    fn name(&self, key: &str) -> String {
+        if self.path.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}.{key}", self.path)
+        }
+    }
+
+    fn found(&self, key: &str) -> String {
+        self.json
+            .get(key)
+            .map_or_else(|| "absent".to_owned(), Value::to_string)
+    }
+
+    fn missing(&self, key: &str) -> Error {
+        self.invalid(key, "a number")
+    }
+
+    fn invalid(&self, key: &str, expected: impl Into<String>) -> Error {
+        Error::Invalid {
+            key: self.name(key),
+            found: self.found(key),
+            expected: expected.into(),
+        }
+    }
+
+    fn unsupported(&self, key: &str, supported: &str) -> Error {
+        Error::Unsupported {
+            key: self.name(key),
+            found: self.found(key),
+            supported: supported.to_owned(),
+        }
+    }
+}
