@@ -1,0 +1,64 @@
+# Everything needs Rust, a C++ compiler and Python >= 3.9 with pip; nothing else is installed outside this directory.
+#   make demo      build, quantize a small real model with AWQ and GPTQ, measure and try both
+#   make test      what every change must pass
+#   make CUDA=1 …  fetch libtorch with what a CUDA GPU needs (about 2 GB more)
+
+PYTHON ?= python3
+# The release profile everywhere, so that libtorch's C++ shim is compiled once.
+CARGO_FLAGS = --release --locked
+MODEL = models/SmolLM2-135M-Instruct
+TOOLS = .venvs/tools
+WITH_TOOLS = PYTHONPATH=$(TOOLS) PYTHONDONTWRITEBYTECODE=1 $(PYTHON)
+
+.PHONY: build demo test lint bench golden clients libtorch model clean
+
+build: libtorch
+	cargo build $(CARGO_FLAGS)
+
+demo: build model
+	$(PYTHON) scripts/demo.py --nibble target/release/nibble $(MODEL)
+
+# The tests come last, so that their closing line is the last one.
+test: lint model
+	cargo test $(CARGO_FLAGS)
+
+lint: libtorch
+	cargo fmt --check
+	cargo clippy $(CARGO_FLAGS) --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --no-deps --document-private-items
+
+bench: build model $(TOOLS)/ready
+	$(WITH_TOOLS) scripts/bench.py --nibble target/release/nibble $(MODEL)
+
+# Makes the golden files again with the pinned reference implementations; fails if they differ from what is committed.
+golden: model
+	scripts/golden.sh
+
+# Loads what Nibble writes in transformers and in vLLM, and compares their perplexity with Nibble's own.
+clients: build model
+	scripts/clients/check.sh $(MODEL)
+
+libtorch: prerequisites
+ifndef LIBTORCH
+	$(PYTHON) scripts/libtorch.py $(if $(CUDA),--cuda)
+endif
+
+model: $(MODEL)/model.safetensors
+
+$(MODEL)/model.safetensors: $(TOOLS)/ready
+	$(WITH_TOOLS) scripts/smollm2.py $(MODEL)
+
+# `pip --target` needs neither the venv module, which Debian packages apart, nor a writable system Python.
+$(TOOLS)/ready: scripts/requirements/tools.txt | prerequisites
+	rm -rf $(TOOLS)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --target $(TOOLS) -r $<
+	touch $@
+
+.PHONY: prerequisites
+prerequisites:
+	@scripts/prerequisites.sh $(PYTHON)
+
+# Keeps the fetched libtorch and every model that this file did not make.
+clean:
+	cargo clean
+	rm -rf .venvs $(MODEL)
