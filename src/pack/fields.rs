@@ -41,7 +41,7 @@ impl<'a> Fields<'a> {
         let Some((first, value)) = found.next() else {
             return Ok(None);
         };
-        match found.find(|(name, other)| *name != first && *other != value) {
+        match found.find(|(_, other)| *other != value) {
             Some((second, other)) => Err(Error::Contradiction {
                 first: first.to_owned(),
                 first_value: value.to_string(),

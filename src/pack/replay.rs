@@ -186,3 +186,142 @@ fn not_replayed(key: &str, value: &Value, reason: &'static str) -> Error {
         reason,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_files_of_the_peers_are_read() {
+        let columns = GroupSize::Columns;
+        for (file, expected) in [
+            (json!({}), Replay::default()),
+            // AutoAWQ's README
+            (
+                json!({"zero_point": true, "q_group_size": 128, "w_bit": 4, "version": "GEMM"}),
+                Replay {
+                    format: Some(Format::AwqGemm),
+                    bits: Some(4),
+                    group_size: Some(columns(128)),
+                    symmetric: Some(false),
+                    ..Replay::default()
+                },
+            ),
+            // AutoGPTQ's quantize_config.json
+            (
+                json!({"bits": 4, "group_size": -1, "damp_percent": 0.01, "desc_act": true, "static_groups": true,
+                       "sym": true, "true_sequential": true, "model_name_or_path": "x",
+                       "model_file_base_name": "model", "quant_method": "gptq", "checkpoint_format": "gptq"}),
+                Replay {
+                    format: Some(Format::GptqV1),
+                    bits: Some(4),
+                    group_size: Some(GroupSize::WholeRow),
+                    symmetric: Some(true),
+                    desc_act: Some(true),
+                    static_groups: Some(true),
+                    act_group_aware: None,
+                    damp_percent: Some(0.01),
+                },
+            ),
+            // GPTQModel's, with the solver's settings in `meta`, inside a whole config.json
+            (
+                json!({"model_type": "llama", "quantization_config": {
+                    "bits": 8, "dynamic": {}, "group_size": 32, "desc_act": false, "lm_head": false, "method": "gptq",
+                    "quant_method": "gptq", "format": "gptq_v2", "checkpoint_format": "gptq_v2",
+                    "pack_dtype": "int32", "sym": true, "rotation": null, "offload_to_disk": false,
+                    "meta": {"quantizer": ["gptqmodel:7.7.0"], "damp_percent": 0.05, "act_group_aware": true,
+                             "mse": 0.0, "gptaq": null, "true_sequential": true, "gc_mode": "interval"}}}),
+                Replay {
+                    format: Some(Format::GptqV2),
+                    bits: Some(8),
+                    group_size: Some(columns(32)),
+                    symmetric: Some(true),
+                    desc_act: Some(false),
+                    act_group_aware: Some(true),
+                    damp_percent: Some(0.05),
+                    ..Replay::default()
+                },
+            ),
+            // transformers' AwqConfig
+            (
+                json!({"quant_method": "awq", "bits": 4, "group_size": 64, "zero_point": true, "version": "gemm",
+                       "do_fuse": false, "fuse_max_seq_len": null, "modules_to_not_convert": ["lm_head"],
+                       "backend": "autoawq"}),
+                Replay {
+                    format: Some(Format::AwqGemm),
+                    bits: Some(4),
+                    group_size: Some(columns(64)),
+                    symmetric: Some(false),
+                    ..Replay::default()
+                },
+            ),
+        ] {
+            assert_eq!(Replay::from_json(&file), Ok(expected), "{file}");
+        }
+    }
+
+    #[test]
+    fn settings_that_cannot_be_followed_are_refused_by_name() {
+        for (file, expected) in [
+            (json!([]), "the file is [], expected a JSON object"),
+            (
+                json!({"model_type": "llama"}),
+                "quantization_config is missing",
+            ),
+            (
+                json!({"version": "gemv"}),
+                "version is \"gemv\", expected gemm",
+            ),
+            (
+                json!({"quant_method": "bitsandbytes"}),
+                "quantization method bitsandbytes is not supported",
+            ),
+            (
+                json!({"lm_head": true}),
+                "lm_head: true cannot be followed: the output head stays in float",
+            ),
+            (
+                json!({"dynamic": {"-:x": {}}}),
+                "dynamic: {\"-:x\":{}} cannot be followed",
+            ),
+            (
+                json!({"modules_to_not_convert": ["gate"]}),
+                "modules_to_not_convert: [\"gate\"] cannot be followed",
+            ),
+            (
+                json!({"true_sequential": false}),
+                "true_sequential: false cannot be followed",
+            ),
+            (json!({"mse": 2.4}), "mse: 2.4 cannot be followed"),
+            (
+                json!({"meta": {"foem": {"beta": 0.2}}}),
+                "foem: {\"beta\":0.2} cannot be followed",
+            ),
+            (
+                json!({"rotation": "hadamard"}),
+                "rotation: \"hadamard\" cannot be followed: the key is not known",
+            ),
+            (
+                json!({"damp_percent": "a lot"}),
+                "damp_percent is \"a lot\", expected a number",
+            ),
+            (
+                json!({"bits": 16}),
+                "bits is 16, expected a whole number from 2 to 8",
+            ),
+            (
+                json!({"sym": true, "zero_point": true}),
+                "sym is true, but zero_point is true",
+            ),
+            (
+                json!({"damp_percent": 0.1, "meta": {"damp_percent": 0.2}}),
+                "damp_percent is 0.1, but damp_percent is 0.2",
+            ),
+        ] {
+            let message = Replay::from_json(&file).unwrap_err().to_string();
+            assert!(message.starts_with(expected), "{message}");
+        }
+    }
+}
