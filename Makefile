@@ -10,7 +10,10 @@ MODEL = models/SmolLM2-135M-Instruct
 TOOLS = .venvs/tools
 WITH_TOOLS = PYTHONPATH=$(TOOLS) PYTHONDONTWRITEBYTECODE=1 $(PYTHON)
 
-.PHONY: build demo test lint bench golden clients libtorch model clean
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+export PIP_ROOT_USER_ACTION = ignore
+
+.PHONY: build demo test lint bench golden clients libtorch model prerequisites clean
 
 build: libtorch
 	cargo build $(CARGO_FLAGS)
@@ -51,10 +54,9 @@ $(MODEL)/model.safetensors: $(TOOLS)/ready
 # `pip --target` needs neither the venv module, which Debian packages apart, nor a writable system Python.
 $(TOOLS)/ready: scripts/requirements/tools.txt | prerequisites
 	rm -rf $(TOOLS)
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check --target $(TOOLS) -r $<
+	$(PYTHON) -m pip install --quiet --target $(TOOLS) -r $<
 	touch $@
 
-.PHONY: prerequisites
 prerequisites:
 	@scripts/prerequisites.sh $(PYTHON)
 

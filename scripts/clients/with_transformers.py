@@ -1,0 +1,30 @@
+"""Perplexity of a model directory by transformers on the CPU; GPTQ and AWQ run on GPTQModel's kernels."""
+import collections
+import math
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import windows
+
+
+@torch.inference_mode()
+def main():
+    args = windows.parse_arguments(__doc__)
+    model = AutoModelForCausalLM.from_pretrained(args.directory, device_map="cpu").eval()
+    kinds = collections.Counter(type(module).__name__ for name, module in model.named_modules() if name.endswith("_proj"))
+    nll, n_tokens = 0.0, 0
+    for ids in windows.token_windows(args.directory, args.text, args.windows, args.seq_len):
+        ids = torch.tensor([ids])
+        log_p = model(input_ids=ids).logits[0, :-1].double().log_softmax(-1)
+        nll -= log_p.gather(1, ids[0, 1:, None]).sum().item()
+        n_tokens += len(ids[0]) - 1
+    tokenizer = AutoTokenizer.from_pretrained(args.directory)
+    prompt = tokenizer("The capital of France is", return_tensors="pt")
+    continued = model.generate(**prompt, max_new_tokens=12, do_sample=False)[0, prompt["input_ids"].shape[1]:]
+    windows.print_result(perplexity=math.exp(nll / n_tokens), kernel=", ".join(f"{n} {kind}" for kind, n in kinds.items()),
+                         text=tokenizer.decode(continued))
+
+
+if __name__ == "__main__":
+    main()
