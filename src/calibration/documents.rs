@@ -17,14 +17,17 @@ macro_rules! embedded {
 }
 const EMBEDDED: &[(&str, &str)] = embedded!["dialogue.jsonl",];
 
-/// Documents from `path`, or the built-in set without one.
+/// Share of the built-in set that calibration never sees, so that quality can be measured on it.
+const HELD_OUT: f64 = 0.1;
+
+/// Documents from `path`, or the built-in set without one, less what [`held_out`] keeps back.
 ///
 /// A .txt file is one document. A .jsonl file has one a line: an object with `text`, or with `messages` whose
 /// `content` is a string or a list of parts. A folder gives its .txt and .jsonl files in the order of their names,
 /// without its subfolders. Documents without text are dropped.
 pub fn load(path: Option<&Path>) -> Result<Vec<Document>, Error> {
     let Some(path) = path else {
-        return embedded();
+        return Ok(divided(embedded()?, Part::Calibration));
     };
     let files = if path.is_dir() {
         files_of(path)?
@@ -39,6 +42,32 @@ pub fn load(path: Option<&Path>) -> Result<Vec<Document>, Error> {
         return Err(Error::NoText(path.to_path_buf()));
     }
     Ok(documents)
+}
+
+/// The part of the built-in set that [`load`] leaves out: the end of each text, and every tenth conversation.
+pub fn held_out() -> Result<Vec<Document>, Error> {
+    Ok(divided(embedded()?, Part::HeldOut))
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Part {
+    Calibration,
+    HeldOut,
+}
+
+fn divided(documents: Vec<Document>, part: Part) -> Vec<Document> {
+    let nth = (1.0 / HELD_OUT) as usize;
+    let divide = |(index, document): (usize, Document)| match document {
+        Document::Text(text) => {
+            let wanted = text.floor_char_boundary((text.len() as f64 * (1.0 - HELD_OUT)) as usize);
+            let boundary = text[..wanted].rfind("\n\n").unwrap_or(wanted);
+            let (first, last) = text.split_at(boundary);
+            let kept = if part == Part::Calibration { first } else { last.trim_start() };
+            Some(Document::Text(kept.to_owned()))
+        }
+        messages @ Document::Messages(_) => ((index % nth == nth - 1) == (part == Part::HeldOut)).then_some(messages),
+    };
+    documents.into_iter().enumerate().filter_map(divide).collect()
 }
 
 fn embedded() -> Result<Vec<Document>, Error> {

@@ -9,7 +9,7 @@ mod windows;
 
 use std::path::PathBuf;
 
-pub use documents::load;
+pub use documents::{held_out, load};
 pub use tokenizer::Tokenizer;
 pub use windows::{Windows, windows};
 

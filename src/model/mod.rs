@@ -171,31 +171,77 @@ impl Model {
         }
     }
 
-    /// Every tensor that the model needs, with its shape. A tied head has none of its own.
+    /// Every tensor that the model needs, with its shape, in the order of its layers. A tied head has none of its own.
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
-        let embedding = vec![self.config.vocab_size, self.config.hidden_size];
-        let mut tensors = vec![(self.arch.embedding.to_owned(), embedding.clone())];
+        let outer = self.outer_tensors();
+        let (embedding, after) = outer.split_at(1);
+        let mut tensors = embedding.to_vec();
         for layer in 0..self.config.n_layers {
-            for &(site, _) in self.arch.norms {
-                tensors.push((self.norm_name(layer, site), vec![self.norm_len(site)]));
-            }
+            tensors.extend(self.layer_dense_tensors(layer));
             for linear in self.arch.linears {
-                let name = self.linear_name(layer, linear.role);
                 let (rows, columns) = self.linear_shape(linear.role);
+                let name = self.linear_name(layer, linear.role);
                 tensors.push((format!("{name}.weight"), vec![rows, columns]));
-                if self.has_bias(linear.role) {
-                    tensors.push((format!("{name}.bias"), vec![rows]));
-                }
             }
         }
-        tensors.push((
-            self.arch.final_norm.to_owned(),
-            vec![self.config.hidden_size],
-        ));
+        tensors.extend_from_slice(after);
+        tensors
+    }
+
+    /// The embedding, the final norm, and the head where it is not tied.
+    pub fn outer_tensors(&self) -> Vec<(String, Vec<usize>)> {
+        let table = vec![self.config.vocab_size, self.config.hidden_size];
+        let mut tensors = vec![
+            (self.arch.embedding.to_owned(), table.clone()),
+            (
+                self.arch.final_norm.to_owned(),
+                vec![self.config.hidden_size],
+            ),
+        ];
         if !self.config.tie_word_embeddings {
-            tensors.push((self.arch.head.to_owned(), embedding));
+            tensors.push((self.arch.head.to_owned(), table));
         }
         tensors
+    }
+
+    /// A layer's norms and biases.
+    pub fn layer_dense_tensors(&self, layer: usize) -> Vec<(String, Vec<usize>)> {
+        let norms = self.arch.norms.iter();
+        let norms =
+            norms.map(|&(site, _)| (self.norm_name(layer, site), vec![self.norm_len(site)]));
+        let biased = self
+            .arch
+            .linears
+            .iter()
+            .filter(|linear| self.has_bias(linear.role));
+        let biases = biased.map(|linear| {
+            let name = self.linear_name(layer, linear.role);
+            (
+                format!("{name}.bias"),
+                vec![self.linear_shape(linear.role).0],
+            )
+        });
+        norms.chain(biases).collect()
+    }
+
+    /// The source row behind each input channel of a stage that folds into rows, where they are not one to one: query heads
+    /// that share a value head share its rows, and so their scale.
+    pub fn fold_classes(&self, stage: &Stage) -> Option<Vec<usize>> {
+        let Config {
+            n_heads,
+            n_kv_heads,
+            head_dim,
+            ..
+        } = self.config;
+        if stage.fold != Fold::Rows(Role::V) || n_heads == n_kv_heads {
+            return None;
+        }
+        let channels = (0..n_heads).flat_map(|head| (0..head_dim).map(move |dim| (head, dim)));
+        Some(
+            channels
+                .map(|(head, dim)| head * n_kv_heads / n_heads * head_dim + dim)
+                .collect(),
+        )
     }
 
     /// The hidden states that token `ids` start as: `[ids.len(), hidden]`.

@@ -86,6 +86,16 @@ pub enum NormKind {
     RmsOffset,
 }
 
+impl NormKind {
+    /// What the norm adds to its stored weight.
+    pub fn offset(self) -> f32 {
+        match self {
+            Self::Rms => 0.0,
+            Self::RmsOffset => 1.0,
+        }
+    }
+}
+
 /// Whether a linear has a bias.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bias {
