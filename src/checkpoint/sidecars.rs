@@ -82,6 +82,7 @@ pub fn entries(dir: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use std::os::unix::fs::symlink;
 

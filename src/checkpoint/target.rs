@@ -65,8 +65,11 @@ impl Target {
     /// A model that is replaced is first moved aside and last removed. If a rename fails, `partial` stays.
     pub fn install(&self, mut partial: Partial) -> Result<(), Error> {
         let from = &partial.path;
-        fs::remove_file(from.join(PID_FILE)).map_err(Error::io(from))?;
+        // Slow, so still under our mark.
         sync_tree(from).map_err(Error::io(from))?;
+        fs::remove_file(from.join(PID_FILE))
+            .and_then(|()| sync(from))
+            .map_err(Error::io(from))?;
         let failed = |source| Error::Rename {
             partial: from.clone(),
             target: self.path.clone(),
@@ -84,16 +87,14 @@ impl Target {
             }
             return Err(failed(source));
         }
-        File::open(&self.parent)
-            .and_then(|parent| parent.sync_all())
-            .map_err(Error::io(&self.parent))?;
+        sync(&self.parent).map_err(Error::io(&self.parent))?;
         if replaces {
             remove_replaced(&aside);
         }
         Ok(())
     }
 
-    /// The three states in which a crash can leave `install` after it moved the old model aside.
+    /// Completes or undoes an `install` that crashed after it moved the old model aside.
     fn recover(&self) -> Result<(), Error> {
         let aside = self.sibling("replaced");
         if !is_there(&aside) {
@@ -174,8 +175,167 @@ fn sync_tree(dir: &Path) -> io::Result<()> {
         if path.is_dir() {
             sync_tree(&path)?;
         } else {
-            File::open(&path)?.sync_all()?;
+            sync(&path)?;
         }
     }
-    File::open(dir)?.sync_all()
+    sync(dir)
+}
+
+/// Brings a file, or the names in a directory, to the disk.
+fn sync(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::process::Command;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// A directory to work in, and a target in it.
+    fn temp() -> (TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out");
+        (dir, path)
+    }
+
+    /// All of what a writer does here: a model with this config appears at `path`.
+    fn install(path: &Path, overwrite: bool, config: &str) -> Result<(), Error> {
+        let target = Target::new(path, overwrite)?;
+        let partial = target.create_partial()?;
+        fs::write(partial.path.join("config.json"), config).unwrap();
+        target.install(partial)
+    }
+
+    fn config(dir: &Path) -> String {
+        fs::read_to_string(dir.join("config.json")).unwrap()
+    }
+
+    /// Names in the directory, hidden ones included.
+    fn ls(dir: &Path) -> Vec<String> {
+        let name = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
+        entries(dir).unwrap().iter().map(name).collect()
+    }
+
+    #[test]
+    fn a_model_and_its_parents_appear() {
+        let (dir, _) = temp();
+        let path = dir.path().join("deep/er/out");
+        install(&path, false, "new").unwrap();
+        assert_eq!(config(&path), "new");
+        assert_eq!(ls(path.parent().unwrap()), ["out"]);
+        assert_eq!(ls(&path), ["config.json"]);
+    }
+
+    #[test]
+    fn an_existing_target_is_refused() {
+        let (dir, path) = temp();
+        install(&path, false, "old").unwrap();
+        let error = install(&path, false, "new").unwrap_err();
+        assert!(matches!(error, Error::TargetExists { .. }), "{error}");
+        assert_eq!(config(&path), "old");
+        assert_eq!(ls(dir.path()), ["out"]);
+    }
+
+    #[test]
+    fn overwriting_replaces_only_when_finished() {
+        let (dir, path) = temp();
+        install(&path, false, "old").unwrap();
+        let target = Target::new(&path, true).unwrap();
+        drop(target.create_partial().unwrap());
+        assert_eq!(config(&path), "old");
+        install(&path, true, "new").unwrap();
+        assert_eq!(config(&path), "new");
+        assert_eq!(ls(dir.path()), ["out"]);
+    }
+
+    #[test]
+    fn what_is_no_model_is_never_replaced() {
+        let (_dir, path) = temp();
+        fs::create_dir(&path).unwrap();
+        install(&path, true, "an empty directory may go").unwrap();
+        fs::rename(path.join("config.json"), path.join("thesis.tex")).unwrap();
+        for target in [path.clone(), path.join("thesis.tex")] {
+            let error = install(&target, true, "new").unwrap_err();
+            assert!(matches!(error, Error::TargetNotAModel { .. }), "{error}");
+        }
+        assert_eq!(ls(&path), ["thesis.tex"]);
+    }
+
+    #[test]
+    fn a_crash_between_the_renames_loses_nothing() {
+        let (dir, path) = temp();
+        install(&path, false, "old").unwrap();
+        fs::rename(&path, dir.path().join(".out.replaced")).unwrap();
+        let error = install(&path, false, "new").unwrap_err();
+        assert!(matches!(error, Error::TargetExists { .. }), "{error}");
+        assert_eq!(config(&path), "old");
+        assert_eq!(ls(dir.path()), ["out"]);
+    }
+
+    #[test]
+    fn a_crash_after_the_renames_leaves_nothing_behind() {
+        let (dir, path) = temp();
+        install(&path, false, "new").unwrap();
+        install(&dir.path().join(".out.replaced"), false, "old").unwrap();
+        install(&path, true, "newer").unwrap();
+        assert_eq!(config(&path), "newer");
+        assert_eq!(ls(dir.path()), ["out"]);
+    }
+
+    #[test]
+    fn a_failed_rename_keeps_the_complete_model() {
+        let (dir, path) = temp();
+        let target = Target::new(&path, false).unwrap();
+        let partial = target.create_partial().unwrap();
+        fs::write(partial.path.join("config.json"), "new").unwrap();
+        // Somebody else creates the target meanwhile.
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("config.json"), "theirs").unwrap();
+        let error = target.install(partial).unwrap_err();
+        assert!(matches!(error, Error::Rename { .. }), "{error}");
+        assert_eq!(config(&path), "theirs");
+        assert_eq!(config(&dir.path().join(".out.partial")), "new");
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_removed() {
+        let (dir, path) = temp();
+        let partial = dir.path().join(".out.partial");
+        fs::create_dir(&partial).unwrap();
+        // No process has this id: it is above the kernel's limit.
+        fs::write(partial.join(PID_FILE), "4194305").unwrap();
+        fs::write(partial.join("model.safetensors"), "half").unwrap();
+        install(&path, false, "new").unwrap();
+        assert_eq!(ls(&path), ["config.json"]);
+        assert_eq!(ls(dir.path()), ["out"]);
+    }
+
+    #[test]
+    fn another_running_process_is_left_alone() {
+        let (dir, path) = temp();
+        let partial = dir.path().join(".out.partial");
+        fs::create_dir(&partial).unwrap();
+        let mut other = Command::new("sleep").arg("60").spawn().unwrap();
+        fs::write(partial.join(PID_FILE), other.id().to_string()).unwrap();
+        let error = install(&path, false, "new").unwrap_err();
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert!(
+            matches!(error, Error::Busy { pid, .. } if pid == other.id()),
+            "{error}"
+        );
+        assert_eq!(ls(&partial), [PID_FILE]);
+    }
+
+    #[test]
+    fn paths_without_a_name_are_refused() {
+        for path in ["/", "..", ""] {
+            let error = install(Path::new(path), true, "new").unwrap_err();
+            assert!(matches!(error, Error::TargetName { .. }), "{error}");
+        }
+    }
 }
