@@ -205,6 +205,7 @@ impl QuantizedFormat {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use crate::quant::GroupSize;

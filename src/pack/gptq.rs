@@ -8,20 +8,11 @@ use rayon::prelude::*;
 use super::{Error, Format, bits, bytes_to_words, pack_scales, words_to_bytes};
 use crate::quant::{QuantizedLinear, Scheme};
 
-/// What a field of `qzeros` holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Zeros {
-    /// The zero point less one: v1.
-    LessOne,
-    /// The zero point: v2.
-    True,
-}
-
 /// The layer's tensors; panics on a zero point of 0 under v1, where it would borrow from its neighbour.
-pub(super) fn pack(linear: &QuantizedLinear, zeros: Zeros) -> Vec<(&'static str, Vec<u8>)> {
+pub(super) fn pack(linear: &QuantizedLinear, format: Format) -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("qweight", pack_weight(linear)),
-        ("qzeros", pack_zeros(linear, zeros)),
+        ("qzeros", pack_zeros(linear, format)),
         ("scales", pack_scales(linear)),
         ("g_idx", pack_g_idx(linear)),
     ]
@@ -37,9 +28,9 @@ fn pack_weight(linear: &QuantizedLinear) -> Vec<u8> {
     words_to_bytes(&bits::transpose(&words, linear.out_features, width))
 }
 
-fn pack_zeros(linear: &QuantizedLinear, zeros: Zeros) -> Vec<u8> {
+fn pack_zeros(linear: &QuantizedLinear, format: Format) -> Vec<u8> {
     let mut fields = bits::transpose(&linear.zero_points, linear.out_features, linear.n_groups());
-    if zeros == Zeros::LessOne {
+    if format == Format::GptqV1 {
         for field in &mut fields {
             assert!(*field >= 1, "GPTQ v1 cannot store a zero point of 0");
             *field -= 1;

@@ -11,6 +11,7 @@ mod bits;
 mod config;
 mod fields;
 mod gptq;
+mod loaders;
 mod replay;
 mod rules;
 
@@ -160,8 +161,7 @@ impl Format {
     pub fn pack(self, linear: &QuantizedLinear) -> Vec<(&'static str, Vec<u8>)> {
         match self {
             Self::AwqGemm => awq::pack(linear),
-            Self::GptqV1 => gptq::pack(linear, gptq::Zeros::LessOne),
-            Self::GptqV2 => gptq::pack(linear, gptq::Zeros::True),
+            Self::GptqV1 | Self::GptqV2 => gptq::pack(linear, self),
         }
     }
 }
@@ -176,6 +176,10 @@ pub fn unpack<'a>(
     tensor: impl Fn(&'static str) -> Option<PackedTensor<'a>>,
 ) -> Result<QuantizedLinear, Error> {
     let (format, scheme) = (quantized.format, quantized.scheme);
+    if format == Format::AwqGemm && !out_features.is_multiple_of(8) {
+        let reason = format!("AWQ needs output features divisible by 8, not {out_features}");
+        return Err(Error::Unloadable { reason });
+    }
     let mut found = Vec::new();
     for spec in format.tensor_specs(out_features, in_features, scheme) {
         match tensor(spec.suffix) {
@@ -259,6 +263,7 @@ fn bytes_to_words(bytes: &[u8]) -> Vec<u32> {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use proptest::prelude::*;
     use safetensors::SafeTensors;
@@ -349,11 +354,13 @@ mod tests {
         assert_eq!(unpacked.unwrap(), linear, "{name}");
     }
 
+    type Tensors = Vec<(PackedSpec, Vec<u8>)>;
+
     /// Unpacks what [`Format::pack`] and [`Format::tensor_specs`] say; `change` may spoil it first.
     fn round_trip(
         format: Format,
         linear: &QuantizedLinear,
-        change: impl Fn(&mut Vec<(PackedSpec, Vec<u8>)>),
+        change: impl Fn(&mut Tensors),
     ) -> Result<QuantizedLinear, Error> {
         let specs = format.tensor_specs(linear.out_features, linear.in_features, linear.scheme);
         let packed = format.pack(linear);
@@ -454,9 +461,7 @@ mod tests {
         };
         let weight: Vec<f32> = (0..8 * 32u16).map(|i| f32::from(i) - 99.5).collect();
         let linear = crate::quant::rtn(&weight, 8, 32, scheme);
-        let spoilt = |change: &dyn Fn(&mut Vec<(PackedSpec, Vec<u8>)>)| {
-            round_trip(Format::GptqV1, &linear, change)
-        };
+        let spoilt = |change: &dyn Fn(&mut Tensors)| round_trip(Format::GptqV1, &linear, change);
         assert_eq!(spoilt(&|_| {}), Ok(linear.clone()));
         assert_eq!(
             spoilt(&|tensors| {
@@ -479,9 +484,9 @@ mod tests {
             })
         );
         for change in [
-            |tensors: &mut Vec<(PackedSpec, Vec<u8>)>| tensors[0].0.shape[1] += 1,
-            |tensors: &mut Vec<(PackedSpec, Vec<u8>)>| tensors[1].1.truncate(3),
-            |tensors: &mut Vec<(PackedSpec, Vec<u8>)>| tensors[2].0.dtype = Dtype::BF16,
+            |tensors: &mut Tensors| tensors[0].0.shape[1] += 1,
+            |tensors: &mut Tensors| tensors[1].1.truncate(3),
+            |tensors: &mut Tensors| tensors[2].0.dtype = Dtype::BF16,
         ] {
             let error = spoilt(&change).unwrap_err();
             assert!(matches!(error, Error::TensorShape { .. }), "{error}");

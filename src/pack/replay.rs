@@ -175,7 +175,9 @@ fn is_off(value: &Value, agreeing: &str) -> bool {
         Value::Array(items) if items.is_empty() => true,
         Value::Object(members) if members.is_empty() => true,
         Value::Number(number) if agreeing == "0.0" => number.as_f64() == Some(0.0),
-        value => value.to_string() == agreeing,
+        value => agreeing
+            .parse()
+            .is_ok_and(|agreeing: Value| *value == agreeing),
     }
 }
 
@@ -188,6 +190,7 @@ fn not_replayed(key: &str, value: &Value, reason: &'static str) -> Error {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use serde_json::json;
 
