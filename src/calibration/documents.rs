@@ -62,12 +62,22 @@ fn divided(documents: Vec<Document>, part: Part) -> Vec<Document> {
             let wanted = text.floor_char_boundary((text.len() as f64 * (1.0 - HELD_OUT)) as usize);
             let boundary = text[..wanted].rfind("\n\n").unwrap_or(wanted);
             let (first, last) = text.split_at(boundary);
-            let kept = if part == Part::Calibration { first } else { last.trim_start() };
+            let kept = if part == Part::Calibration {
+                first
+            } else {
+                last.trim_start()
+            };
             Some(Document::Text(kept.to_owned()))
         }
-        messages @ Document::Messages(_) => ((index % nth == nth - 1) == (part == Part::HeldOut)).then_some(messages),
+        messages @ Document::Messages(_) => {
+            ((index % nth == nth - 1) == (part == Part::HeldOut)).then_some(messages)
+        }
     };
-    documents.into_iter().enumerate().filter_map(divide).collect()
+    documents
+        .into_iter()
+        .enumerate()
+        .filter_map(divide)
+        .collect()
 }
 
 fn embedded() -> Result<Vec<Document>, Error> {

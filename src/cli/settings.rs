@@ -33,6 +33,8 @@ pub enum Error {
     Zero { option: &'static str },
     #[error("--max-shard-size {0:?} is not a size such as 5GB, 500MiB or 1000000")]
     ShardSize(String),
+    #[error("--output {} is the model itself; choose another directory", .0.display())]
+    OutputIsModel(PathBuf),
     #[error("--device {0:?} is not one of auto, cpu, cuda, cuda:N")]
     Device(String),
     #[error("--{option} belongs to GPTQ; add --gptq or leave it out")]
@@ -181,16 +183,24 @@ impl Settings {
             return Err(Error::Zero { option });
         }
 
-        let format = method.format(symmetric);
         let name = if args.rtn {
             "RTN".to_owned()
         } else {
             method.to_string()
         };
+        let output = args
+            .output
+            .unwrap_or_else(|| model.join(format!("{name}-{bits}bit")));
+        if output == model
+            || model
+                .canonicalize()
+                .is_ok_and(|model| output.canonicalize().is_ok_and(|output| output == model))
+        {
+            return Err(Error::OutputIsModel(output));
+        }
+        let format = method.format(symmetric);
         Ok(Self {
-            output: args
-                .output
-                .unwrap_or_else(|| model.join(format!("{name}-{bits}bit"))),
+            output,
             model,
             overwrite: args.overwrite,
             method,
@@ -205,6 +215,8 @@ impl Settings {
             gptq: gptq::Settings {
                 act_order: act_order(args.act_order, &replay),
                 damp,
+                search: true,
+                full_range: false,
             },
             seq_len: args.seq_len,
             num_samples: args.num_samples,

@@ -201,11 +201,18 @@ impl<'a> LayerRun<'a> {
 
         let start = Instant::now();
         let classes = self.run.source.model.fold_classes(stage);
-        let weights: Vec<Tensor> = linears.iter().map(|linear| linear.weight.shallow_clone()).collect();
+        let weights: Vec<Tensor> = linears
+            .iter()
+            .map(|linear| linear.weight.shallow_clone())
+            .collect();
         let (found, mut scale) = match stage.fold {
-            Fold::None => (ScaleFound::none(), vec![1.0; stats.abs_sum.size1()? as usize]),
+            Fold::None => (
+                ScaleFound::none(),
+                vec![1.0; stats.abs_sum.size1()? as usize],
+            ),
             _ => {
-                let search = awq::search_scale(&weights, &stats, settings.scheme, classes.as_deref())?;
+                let search =
+                    awq::search_scale(&weights, &stats, settings.scheme, classes.as_deref())?;
                 (ScaleFound::of(&search), search.channel_scale)
             }
         };
@@ -254,8 +261,7 @@ impl<'a> LayerRun<'a> {
             Fold::Norm(site) => {
                 let name = model.norm_name(self.layer, site);
                 let weight = self.dense.get_mut(&name).with_context(|| name.clone())?;
-                let (stored, applied) =
-                    divide_norm(weight, model.arch.norm.offset(), scale);
+                let (stored, applied) = divide_norm(weight, model.arch.norm.offset(), scale);
                 *weight = stored;
                 *scale = applied;
                 let norm = self.norm(site)?;

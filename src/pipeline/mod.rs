@@ -18,8 +18,8 @@ pub use plan::Plan;
 use crate::calibration::{self, Tokenizer, Windows};
 use crate::checkpoint::Writer;
 use crate::cli::settings::{Method, Settings};
-use crate::device::vram::VramMonitor;
 use crate::device;
+use crate::device::vram::VramMonitor;
 use crate::fault::InputError;
 use crate::model::{Compute, State};
 use crate::pack::{self, Description, GptqDetails, Verdict};
@@ -217,7 +217,7 @@ pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Re
     Ok(report)
 }
 
-/// Logs and returns what the plan's loader rules object to.
+/// Logs and returns what speaks against the plan: runtimes that refuse the result, memory that is not there.
 fn warn_of(plan: &Plan) -> Vec<String> {
     let refused = plan
         .outcomes
@@ -229,7 +229,8 @@ fn warn_of(plan: &Plan) -> Vec<String> {
             )),
             Verdict::Slow(_) | Verdict::Loads => None,
         });
-    refused
+    let warnings = refused.chain(plan.memory_warning());
+    warnings
         .inspect(|warning| tracing::warn!("{warning}"))
         .collect()
 }

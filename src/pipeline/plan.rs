@@ -8,6 +8,7 @@ use safetensors::Dtype;
 
 use crate::checkpoint::TensorSpec;
 use crate::cli::settings::Settings;
+use crate::device;
 use crate::fault::InputError;
 use crate::model::{Compute, Role};
 use crate::pack::{self, RuleOutcome};
@@ -15,8 +16,11 @@ use crate::quant::GroupSize;
 use crate::report::human_bytes;
 use crate::weights::ModelDir;
 
-/// Tokens that run through a layer together on the CPU: enough for full-speed products, few enough for the caches.
+/// Most tokens that run through a layer together: enough for full-speed products, few enough for a CPU's caches.
 const TOKENS_PER_BATCH: usize = 4096;
+
+/// Share of the free memory that one batch's temporaries may take.
+const BATCH_SHARE: u64 = 8;
 
 /// The tensors to write, what loads them, and what the run needs.
 pub struct Plan {
@@ -125,7 +129,7 @@ impl Plan {
 
         let batch_size = settings
             .batch_size
-            .unwrap_or((TOKENS_PER_BATCH / settings.seq_len).max(1))
+            .unwrap_or_else(|| batch_size(source, settings, compute))
             .min(settings.num_samples);
         Ok(Self {
             outcomes: pack::check(&request),
@@ -137,6 +141,16 @@ impl Plan {
             output_bytes,
             batch_size,
         })
+    }
+
+    /// A warning where the run will not fit into the memory that is free now.
+    pub fn memory_warning(&self) -> Option<String> {
+        let free = device::memory::available_bytes().filter(|&free| free < self.working_bytes)?;
+        Some(format!(
+            "the run needs about {} of memory, {} are free; lower --num-samples or --seq-len",
+            human_bytes(self.working_bytes),
+            human_bytes(free)
+        ))
     }
 
     /// What `--dry-run` prints.
@@ -210,6 +224,25 @@ impl Plan {
         text.push_str(&pack::render(&self.outcomes));
         text
     }
+}
+
+/// Windows whose temporaries (the stage's input in float32, and its outputs) fit into a share of the free memory.
+fn batch_size(source: &ModelDir, settings: &Settings, compute: Compute) -> usize {
+    let stages = source.model.arch.stages.iter();
+    let per_token = stages.map(|stage| {
+        let outputs: usize = stage
+            .linears
+            .iter()
+            .map(|&role| source.model.linear_shape(role).0)
+            .sum();
+        let inp = source.model.linear_shape(stage.linears[0]).1;
+        // The input in float32, twice for its absolute values; outputs and what the mixing step makes of them.
+        inp * 8 + 2 * outputs * compute.kind.elt_size_in_bytes()
+    });
+    let per_token = per_token.max().unwrap_or(1) as u64;
+    let free = device::memory::available_bytes().unwrap_or(u64::MAX);
+    let tokens = TOKENS_PER_BATCH.min((free / BATCH_SHARE / per_token) as usize);
+    (tokens / settings.seq_len).max(1)
 }
 
 /// Activations of all windows, plus the largest stage's weights (float and quantized) and Gram matrix with its factor.

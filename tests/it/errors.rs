@@ -11,7 +11,12 @@ fn check(damage: impl FnOnce(&TinyModel), args: &[&str], code: i32, words: &[&st
     damage(&model);
     let before = model.listing();
     let run = nibble(args.iter().copied().chain([model.path_str()]));
-    let message = run.stderr.lines().filter(|line| line.contains("ERROR")).collect::<Vec<_>>().join("\n");
+    let message = run
+        .stderr
+        .lines()
+        .filter(|line| line.contains("ERROR"))
+        .collect::<Vec<_>>()
+        .join("\n");
     assert_eq!(run.code, code, "{}", run.stderr);
     for word in words {
         assert!(message.contains(word), "no {word:?} in {message}");
@@ -21,7 +26,14 @@ fn check(damage: impl FnOnce(&TinyModel), args: &[&str], code: i32, words: &[&st
     assert_eq!(model.listing(), before, "something was left behind");
 }
 
-const SMALL: &[&str] = &["--group-size", "32", "--seq-len", "16", "--num-samples", "4"];
+const SMALL: &[&str] = &[
+    "--group-size",
+    "32",
+    "--seq-len",
+    "16",
+    "--num-samples",
+    "4",
+];
 
 #[test]
 fn no_such_directory() {
@@ -32,7 +44,12 @@ fn no_such_directory() {
 
 #[test]
 fn no_config() {
-    check(|model| fs::remove_file(model.path("config.json")).unwrap(), SMALL, INPUT, &["config.json"]);
+    check(
+        |model| fs::remove_file(model.path("config.json")).unwrap(),
+        SMALL,
+        INPUT,
+        &["config.json"],
+    );
 }
 
 #[test]
@@ -62,7 +79,10 @@ fn missing_shard() {
 fn truncated_shard() {
     check(
         |model| {
-            let file = fs::File::options().write(true).open(model.path("model.safetensors")).unwrap();
+            let file = fs::File::options()
+                .write(true)
+                .open(model.path("model.safetensors"))
+                .unwrap();
             file.set_len(file.metadata().unwrap().len() - 10).unwrap();
         },
         SMALL,
@@ -100,12 +120,22 @@ fn nan_in_a_weight() {
 #[test]
 fn a_value_beyond_float16() {
     let name = "model.embed_tokens.weight";
-    check(|model| model.poison(name, 1e6), SMALL, INPUT, &[name, "float16"]);
+    check(
+        |model| model.poison(name, 1e6),
+        SMALL,
+        INPUT,
+        &[name, "float16"],
+    );
 }
 
 #[test]
 fn missing_tokenizer() {
-    check(|model| fs::remove_file(model.path("tokenizer.json")).unwrap(), SMALL, INPUT, &["tokenizer.json"]);
+    check(
+        |model| fs::remove_file(model.path("tokenizer.json")).unwrap(),
+        SMALL,
+        INPUT,
+        &["tokenizer.json"],
+    );
 }
 
 #[test]
@@ -149,7 +179,10 @@ fn both_methods() {
 #[test]
 fn a_quantized_model_is_not_quantized_again() {
     let model = TinyModel::new("llama");
-    assert_eq!(nibble(SMALL.iter().copied().chain([model.path_str()])).code, 0);
+    assert_eq!(
+        nibble(SMALL.iter().copied().chain([model.path_str()])).code,
+        0
+    );
     let output = model.path("AWQ-4bit");
     let run = nibble(SMALL.iter().copied().chain([output.to_str().unwrap()]));
     assert_eq!(run.code, INPUT);
@@ -158,10 +191,18 @@ fn a_quantized_model_is_not_quantized_again() {
 
 #[test]
 fn cuda_that_is_not_there() {
-    if nibble(["--dry-run", "--device", "cuda", TinyModel::new("llama").path_str()]).code == 0 {
+    if nibble([
+        "--dry-run",
+        "--device",
+        "cuda",
+        TinyModel::new("llama").path_str(),
+    ])
+    .code
+        == 0
+    {
         eprintln!("SKIPPED: this machine has a GPU");
         return;
     }
     const RESOURCE: i32 = 4;
-    check(|_| {}, &["--device", "cuda"], RESOURCE, &["--device"]);
+    check(|_| {}, &["--device", "cuda"], RESOURCE, &["no CUDA"]);
 }

@@ -1,5 +1,11 @@
 //! The program as a user meets it: the real binary on tiny models made here, and on a real one where it was made.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "tests panic on failure and say what they skip"
+)]
+
 /// Bad input: one line, the remedy, the exit code, and nothing left behind.
 mod errors;
 /// Whole runs: every family and method, what is written, and what reads it back.

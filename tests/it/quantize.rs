@@ -4,7 +4,14 @@ use serde_json::Value;
 
 use crate::support::{TinyModel, json_file, nibble};
 
-const SMALL: &[&str] = &["--group-size", "32", "--seq-len", "24", "--num-samples", "8"];
+const SMALL: &[&str] = &[
+    "--group-size",
+    "32",
+    "--seq-len",
+    "24",
+    "--num-samples",
+    "8",
+];
 const FAMILIES: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
 
 /// Quantizes, and measures the result against the original.
@@ -16,7 +23,17 @@ fn quantize(model: &TinyModel, args: &[&str], output: &str) -> Value {
 }
 
 fn evaluate(model: &TinyModel, dir: &str) -> Value {
-    let run = nibble(["eval", dir, "--reference", model.path_str(), "--windows", "4", "--seq-len", "24", "--json"]);
+    let run = nibble([
+        "eval",
+        dir,
+        "--reference",
+        model.path_str(),
+        "--windows",
+        "4",
+        "--seq-len",
+        "24",
+        "--json",
+    ]);
     assert_eq!(run.code, 0, "{}", run.stderr);
     serde_json::from_str(&run.stdout).unwrap()
 }
@@ -33,7 +50,11 @@ fn every_family_by_every_method() {
         let gptq8 = kl(&quantize(&model, &["--gptq"], "GPTQ-8bit"));
         let gptq4 = kl(&quantize(&model, &["--gptq", "--bits", "4"], "GPTQ-4bit"));
         let awq4 = kl(&quantize(&model, &[], "AWQ-4bit"));
-        let rtn4 = kl(&quantize(&model, &["--rtn", "--gptq", "--bits", "4"], "RTN-4bit"));
+        let rtn4 = kl(&quantize(
+            &model,
+            &["--rtn", "--gptq", "--bits", "4"],
+            "RTN-4bit",
+        ));
         assert!(gptq8 < 0.1 * gptq4, "{family}: {gptq8} {gptq4}");
         assert!(gptq4 < rtn4, "{family}: {gptq4} {rtn4}");
         assert!(awq4 < rtn4, "{family}: {awq4} {rtn4}");
@@ -47,15 +68,25 @@ fn every_width_order_and_symmetry_of_gptq() {
     for bits in ["2", "3", "4", "8"] {
         let name = format!("GPTQ-{bits}bit");
         let divergence = kl(&quantize(&model, &["--gptq", "--bits", bits], &name));
-        assert!(divergence < last, "{bits} bits: {divergence}, one fewer: {last}");
+        assert!(
+            divergence < last,
+            "{bits} bits: {divergence}, one fewer: {last}"
+        );
         last = divergence;
-        let asymmetric = kl(&quantize(&model, &["--gptq", "--asym", "--bits", bits, "--overwrite"], &name));
+        let asymmetric = kl(&quantize(
+            &model,
+            &["--gptq", "--asym", "--bits", bits, "--overwrite"],
+            &name,
+        ));
         assert!(asymmetric.is_finite());
     }
     for order in ["none", "static", "group-aware", "desc-act"] {
         let args = ["--gptq", "--bits", "4", "--act_order", order, "--overwrite"];
         let divergence = kl(&quantize(&model, &args, "GPTQ-4bit"));
-        assert!(divergence > last && divergence < 1.0, "{order}: {divergence}");
+        assert!(
+            divergence > last && divergence < 1.0,
+            "{order}: {divergence}"
+        );
         let config = json_file(&model.path("GPTQ-4bit/config.json"));
         let desc_act = &config["quantization_config"]["desc_act"];
         assert_eq!(desc_act, &Value::Bool(order == "desc-act"));
@@ -65,7 +96,18 @@ fn every_width_order_and_symmetry_of_gptq() {
 #[test]
 fn whole_rows_make_one_group() {
     let model = TinyModel::new("llama");
-    let args = ["--gptq", "--bits", "4", "--group-size", "-1", "--seq-len", "24", "--num-samples", "8", model.path_str()];
+    let args = [
+        "--gptq",
+        "--bits",
+        "4",
+        "--group-size",
+        "-1",
+        "--seq-len",
+        "24",
+        "--num-samples",
+        "8",
+        model.path_str(),
+    ];
     let run = nibble(args);
     assert_eq!(run.code, 0, "{}", run.stderr);
     let config = json_file(&model.path("GPTQ-4bit/quantize_config.json"));
@@ -81,29 +123,56 @@ fn the_output_is_a_whole_model_directory() {
     quantize(&model, &["--max-shard-size", "20kB"], "AWQ-4bit");
     let output = model.path("AWQ-4bit");
     for name in ["tokenizer.json", "chat_template.jinja", "LICENSE"] {
-        assert_eq!(fs::read(output.join(name)).unwrap(), fs::read(model.path(name)).unwrap(), "{name}");
+        assert_eq!(
+            fs::read(output.join(name)).unwrap(),
+            fs::read(model.path(name)).unwrap(),
+            "{name}"
+        );
     }
     let config = json_file(&output.join("config.json"));
     assert_eq!(config["architectures"][0], "LlamaForCausalLM");
     assert_eq!(config["torch_dtype"], "float16");
     assert_eq!(config["quantization_config"]["quant_method"], "awq");
     assert_eq!(config["quantization_config"]["zero_point"], true);
-    assert_eq!(config["quantization_config"], json_file(&output.join("quantize_config.json")));
+    assert_eq!(
+        config["quantization_config"],
+        json_file(&output.join("quantize_config.json"))
+    );
     let index = json_file(&output.join("model.safetensors.index.json"));
-    let shards: std::collections::BTreeSet<&str> =
-        index["weight_map"].as_object().unwrap().values().map(|file| file.as_str().unwrap()).collect();
+    let shards: std::collections::BTreeSet<&str> = index["weight_map"]
+        .as_object()
+        .unwrap()
+        .values()
+        .map(|file| file.as_str().unwrap())
+        .collect();
     assert!(shards.len() > 1);
     assert!(shards.iter().all(|shard| output.join(shard).is_file()));
 
     let report = json_file(&output.join("quantization_report.json"));
     assert_eq!(report["linears"].as_array().unwrap().len(), 2 * 7);
-    assert!(report["linears"].as_array().unwrap().iter().all(|linear| linear["relative_error"].as_f64().unwrap() > 0.0));
+    assert!(
+        report["linears"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|linear| linear["relative_error"].as_f64().unwrap() > 0.0)
+    );
     assert!(report["peak_rss_bytes"].as_u64().unwrap() > 1 << 20);
     let log = fs::read_to_string(output.join("quantization_report.log")).unwrap();
-    for words in ["peak VRAM", "peak RAM", "model.layers.1.mlp.down_proj", "scale", "group size 32"] {
+    for words in [
+        "peak VRAM",
+        "peak RAM",
+        "model.layers.1.mlp.down_proj",
+        "scale",
+        "group size 32",
+    ] {
         assert!(log.contains(words), "no {words:?} in\n{log}");
     }
-    let hidden = model.listing().into_iter().filter(|name| name.contains("partial")).count();
+    let hidden = model
+        .listing()
+        .into_iter()
+        .filter(|name| name.contains("partial"))
+        .count();
     assert_eq!(hidden, 0);
 }
 
@@ -113,11 +182,25 @@ fn the_same_run_writes_the_same_bytes() {
     for method in ["--awq", "--gptq"] {
         let write = |output: &str| {
             let output = model.path(output);
-            let run = nibble([SMALL, &[method, "--output", output.to_str().unwrap(), model.path_str()]].concat());
+            let run = nibble(
+                [
+                    SMALL,
+                    &[
+                        method,
+                        "--output",
+                        output.to_str().unwrap(),
+                        model.path_str(),
+                    ],
+                ]
+                .concat(),
+            );
             assert_eq!(run.code, 0, "{}", run.stderr);
             fs::read(output.join("model.safetensors")).unwrap()
         };
-        assert!(write(&format!("first{method}")) == write(&format!("second{method}")), "{method}");
+        assert!(
+            write(&format!("first{method}")) == write(&format!("second{method}")),
+            "{method}"
+        );
     }
 }
 
@@ -155,19 +238,38 @@ fn a_written_config_can_be_replayed() {
 fn a_dry_run_writes_nothing_and_names_the_runtimes() {
     let model = TinyModel::new("llama");
     let before = model.listing();
-    let run = nibble(["--dry-run", "--gptq", "--asym", "--group-size", "32", model.path_str()]);
+    let run = nibble([
+        "--dry-run",
+        "--gptq",
+        "--asym",
+        "--group-size",
+        "32",
+        model.path_str(),
+    ]);
     assert_eq!(run.code, 0, "{}", run.stderr);
-    assert!(run.stdout.contains("vLLM") && run.stdout.contains("does not load"), "{}", run.stdout);
+    assert!(
+        run.stdout.contains("vLLM") && run.stdout.contains("does not load"),
+        "{}",
+        run.stdout
+    );
     assert_eq!(model.listing(), before);
 }
 
 #[test]
 fn other_dtypes_and_layouts_of_the_same_model_give_the_same_answer() {
     let whole = TinyModel::new("llama");
-    let reference = kl(&quantize(&whole, &["--gptq", "--bits", "4", "--dtype", "float32"], "GPTQ-4bit"));
+    let reference = kl(&quantize(
+        &whole,
+        &["--gptq", "--bits", "4", "--dtype", "float32"],
+        "GPTQ-4bit",
+    ));
     let sharded = TinyModel::new("llama");
     sharded.shard_in_two();
-    let found = kl(&quantize(&sharded, &["--gptq", "--bits", "4", "--dtype", "float32"], "GPTQ-4bit"));
+    let found = kl(&quantize(
+        &sharded,
+        &["--gptq", "--bits", "4", "--dtype", "float32"],
+        "GPTQ-4bit",
+    ));
     assert_eq!(reference.to_bits(), found.to_bits());
 }
 
@@ -176,7 +278,10 @@ fn inspect_and_generate_read_both_kinds() {
     let model = TinyModel::new("llama");
     quantize(&model, &["--gptq"], "GPTQ-8bit");
     let quantized = model.path("GPTQ-8bit");
-    for (dir, quantization) in [(model.path_str(), Value::Null), (quantized.to_str().unwrap(), "GptqV1".into())] {
+    for (dir, quantization) in [
+        (model.path_str(), Value::Null),
+        (quantized.to_str().unwrap(), "GptqV1".into()),
+    ] {
         let run = nibble(["inspect", "--json", dir]);
         let found: Value = serde_json::from_str(&run.stdout).unwrap();
         assert_eq!(found["model_type"], "llama");
