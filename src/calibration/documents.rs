@@ -15,7 +15,27 @@ macro_rules! embedded {
         &[$(($name, include_str!(concat!("../../calib-data/", $name)))),+]
     };
 }
-const EMBEDDED: &[(&str, &str)] = embedded!["dialogue.jsonl",];
+const EMBEDDED: &[(&str, &str)] = embedded![
+    "chinese.txt",
+    "code.txt",
+    "countries.txt",
+    "databases.txt",
+    "dialogue.jsonl",
+    "essays.txt",
+    "french.txt",
+    "german.txt",
+    "italian.txt",
+    "japanese.txt",
+    "jargon.txt",
+    "languages.txt",
+    "mathematics.txt",
+    "novels.txt",
+    "opticks.txt",
+    "portuguese.txt",
+    "russian.txt",
+    "satire.txt",
+    "spanish.txt",
+];
 
 /// Share of the built-in set that calibration never sees, so that quality can be measured on it.
 const HELD_OUT: f64 = 0.1;
