@@ -140,7 +140,7 @@ impl Block {
         Ok(match stage.mix {
             Mix::Attention => {
                 let (query, key, value) = (next(), next(), next());
-                let mixed = self.attend(query, key, value, rope, cache)?;
+                let mixed = self.attend([query, key, value], rope, cache)?;
                 State {
                     hidden,
                     carried: Some(mixed),
@@ -165,9 +165,7 @@ impl Block {
 
     fn attend(
         &self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
+        [query, key, value]: [Tensor; 3],
         rope: &Rope,
         cache: Option<&mut KvCache>,
     ) -> Result<Tensor, Error> {
@@ -185,8 +183,7 @@ impl Block {
         };
         let query = rotated(query, NormSite::Query)?;
         let key = rotated(key, NormSite::Key)?;
-        let value = heads(&value)?.f_transpose(1, 2)?;
-        attention(&query, key, value, self.window, cache)
+        attention(&query, &key, &heads(&value)?, self.window, cache)
     }
 
     fn find_norm(&self, site: NormSite) -> Option<&Tensor> {

@@ -107,7 +107,7 @@ impl Config {
             }
         };
         if head_dim == 0 || head_dim % 2 != 0 {
-            return Err(keys.invalid("head_dim", format!("an even number ({head_dim} is not)")));
+            return Err(keys.invalid("head_dim", "an even number above 0"));
         }
         let n_layers = keys.size("num_hidden_layers")?;
         let max_position_embeddings = keys.size("max_position_embeddings")?;
@@ -171,7 +171,9 @@ fn windows(
                 _ => None,
             };
             let Some(types) = keys.get("layer_types") else {
-                let first = keys.size("max_window_layers")?;
+                let first = keys.usize("max_window_layers")?.ok_or(Error::Missing {
+                    key: "max_window_layers",
+                })?;
                 return Ok((0..n_layers)
                     .map(|layer| window.filter(|_| layer >= first))
                     .collect());
@@ -316,8 +318,8 @@ impl<'a> Keys<'a> {
 
     /// A count; absent keys (not null ones) get the family's default.
     fn usize(&self, key: &str) -> Result<Option<usize>, Error> {
-        // Past this a product of two could overflow, and no model comes near.
-        const LIMIT: u64 = 1 << 31;
+        // No model comes near, and no product of two overflows.
+        const LIMIT: u64 = 1 << 24;
         if self.json.get(key).is_none() {
             return Ok(self
                 .defaults
@@ -325,7 +327,7 @@ impl<'a> Keys<'a> {
                 .find(|default| default.0 == key)
                 .map(|default| default.1));
         }
-        self.typed(key, "a whole number below 2^31", |value| {
+        self.typed(key, "a whole number below 2^24", |value| {
             value
                 .as_u64()
                 .filter(|&number| number < LIMIT)
@@ -370,11 +372,10 @@ impl<'a> Keys<'a> {
     /// Refuses a value that is none of these JSON literals; an absent key is as good as any.
     fn require(&self, key: &str, accepted: &[&str]) -> Result<(), Error> {
         let accepts = |value: &Value| {
-            accepted.iter().any(|literal| {
-                value.to_string() == *literal
-                    || value
-                        .as_f64()
-                        .is_some_and(|number| literal.parse() == Ok(number))
+            let text = value.to_string();
+            let number = value.as_f64();
+            accepted.iter().any(|&literal| {
+                text == literal || number.is_some_and(|number| literal.parse() == Ok(number))
             })
         };
         match self.get(key) {
@@ -415,5 +416,161 @@ impl<'a> Keys<'a> {
             found: self.found(key),
             supported: supported.to_owned(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Model;
+    use super::*;
+    use serde_json::json;
+
+    fn merged(model_type: &str, changes: &Value) -> Value {
+        let mut json = json!({
+            "model_type": model_type, "vocab_size": 64, "hidden_size": 48, "intermediate_size": 72,
+            "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+        });
+        for (key, value) in changes.as_object().unwrap() {
+            json[key] = value.clone();
+        }
+        json
+    }
+
+    fn read(model_type: &str, changes: &Value) -> Config {
+        Model::from_config(&merged(model_type, changes))
+            .unwrap()
+            .config
+    }
+
+    #[track_caller]
+    fn refused(model_type: &str, changes: &Value, message: &str) {
+        let error = Model::from_config(&merged(model_type, changes)).unwrap_err();
+        assert_eq!(error.to_string(), message);
+    }
+
+    #[test]
+    fn absent_keys_get_the_defaults_of_the_family() {
+        let llama = read("llama", &json!({"num_key_value_heads": null}));
+        assert_eq!((llama.n_kv_heads, llama.head_dim), (4, 12));
+        assert_eq!(llama.rope.theta.to_bits(), 10_000f64.to_bits());
+        assert_eq!(llama.activation, Activation::Silu);
+        assert!(!llama.tie_word_embeddings && !llama.attention_bias);
+        assert_eq!(read("mistral", &json!({})).windows, [Some(4096); 3]);
+        assert_eq!(read("qwen3", &json!({})).head_dim, 128);
+        assert_eq!(
+            read("qwen2", &json!({"torch_dtype": "bfloat16"})).kind,
+            Some(Kind::BFloat16)
+        );
+    }
+
+    #[test]
+    fn windows_follow_the_rule_of_the_family() {
+        let on = json!({"use_sliding_window": true, "sliding_window": 5, "max_window_layers": 1});
+        assert_eq!(read("qwen2", &on).windows, [None, Some(5), Some(5)]);
+        assert_eq!(read("llama", &on).windows, [None; 3]);
+        assert_eq!(
+            read("qwen3", &json!({"sliding_window": 5})).windows,
+            [None; 3]
+        );
+        assert_eq!(
+            read("mistral", &json!({"sliding_window": null})).windows,
+            [None; 3]
+        );
+    }
+
+    #[test]
+    fn both_spellings_of_the_rotary_settings_are_read() {
+        let old = json!({"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 2}});
+        let new =
+            json!({"rope_parameters": {"rope_type": "linear", "rope_theta": 5e5, "factor": 2.0}});
+        let expected = RopeConfig {
+            theta: 5e5,
+            scaling: RopeScaling::Linear { factor: 2.0 },
+        };
+        assert_eq!(read("llama", &old).rope, expected);
+        assert_eq!(read("llama", &new).rope, expected);
+        let partly = json!({"rope_theta": 5e5, "rope_parameters": {}, "rope_scaling": null});
+        let expected = RopeConfig {
+            theta: 5e5,
+            scaling: RopeScaling::Default,
+        };
+        assert_eq!(read("llama", &partly).rope, expected);
+    }
+
+    #[test]
+    fn impossible_numbers_are_refused_by_name() {
+        refused(
+            "llama",
+            &json!({"vocab_size": null}),
+            "config.json: vocab_size is missing",
+        );
+        refused(
+            "llama",
+            &json!({"hidden_size": -1}),
+            "config.json: hidden_size is -1, expected a whole number below 2^24",
+        );
+        refused(
+            "llama",
+            &json!({"num_key_value_heads": 3}),
+            "config.json: num_key_value_heads is 3, expected a divisor of num_attention_heads, 4",
+        );
+        refused(
+            "llama",
+            &json!({"hidden_size": 50}),
+            "config.json: hidden_size is 50, expected a multiple of num_attention_heads, 4, or head_dim",
+        );
+        refused(
+            "llama",
+            &json!({"head_dim": 13}),
+            "config.json: head_dim is 13, expected an even number above 0",
+        );
+        refused(
+            "llama",
+            &json!({"rope_scaling": {"rope_type": "linear"}}),
+            "config.json: rope_scaling.factor is absent, expected a number",
+        );
+        refused(
+            "qwen2",
+            &json!({"layer_types": ["full_attention"]}),
+            "config.json: layer_types is [\"full_attention\"], expected a list of num_hidden_layers, 3, names",
+        );
+    }
+
+    #[test]
+    fn what_the_forward_pass_does_not_compute_is_refused_by_name() {
+        refused(
+            "llama",
+            &json!({"hidden_act": "mish"}),
+            "config.json: hidden_act is \"mish\", which is not implemented; supported: silu, gelu, gelu_pytorch_tanh, relu",
+        );
+        refused(
+            "llama",
+            &json!({"rope_scaling": {"rope_type": "longrope", "factor": 2.0}}),
+            "config.json: rope_scaling.rope_type is \"longrope\", which is not implemented; \
+             supported: default, linear, dynamic, llama3, yarn",
+        );
+        refused(
+            "llama",
+            &json!({"rope_parameters": {"full_attention": {"rope_type": "default"}}}),
+            "config.json: rope_parameters.full_attention is {\"rope_type\":\"default\"}, which is not implemented; \
+             supported: one rotary embedding for all layers",
+        );
+        refused(
+            "mistral",
+            &json!({"layer_types": ["full_attention"]}),
+            "config.json: layer_types is [\"full_attention\"], which is not implemented; supported: null",
+        );
+        refused(
+            "qwen2",
+            &json!({"is_causal": false}),
+            "config.json: is_causal is false, which is not implemented; supported: true",
+        );
+        let whole = json!({"is_causal": true, "partial_rotary_factor": 1});
+        assert_eq!(read("llama", &whole).n_layers, 3);
+        refused(
+            "llama",
+            &json!({"partial_rotary_factor": 0.5}),
+            "config.json: partial_rotary_factor is 0.5, which is not implemented; supported: 1.0",
+        );
     }
 }

@@ -15,6 +15,8 @@ mod head;
 mod linear;
 mod norm;
 mod rope;
+#[cfg(test)]
+mod tests;
 
 pub use arch::{Architecture, Fold, Mix, NormKind, NormSite, Role, Stage, StageInput};
 pub use attention::KvCache;

@@ -9,10 +9,14 @@ use std::f64::consts::PI;
 use tch::{Device, Kind, Tensor};
 
 /// Cosines and sines of positions `0..seq_len`, in the kind of the forward pass.
+///
+/// A head's dimensions `i` and `i + head_dim / 2` turn together: `x cos + swap(x) sin` with the halves of `x` swapped
+/// and the first half of `sin` negated.
 #[derive(Debug)]
 pub struct Rope {
-    /// `[seq_len, head_dim / 2]`: both halves of a head turn by the same angles.
+    /// `[seq_len, 1, head_dim]`
     cos: Tensor,
+    /// `[seq_len, 1, head_dim]`
     sin: Tensor,
 }
 
@@ -20,31 +24,31 @@ impl Rope {
     pub(super) fn new(config: &Config, compute: Compute, seq_len: usize) -> Result<Self, Error> {
         let (frequencies, attention_factor) = frequencies(config, seq_len)?;
         let positions = Tensor::f_arange(seq_len as i64, (Kind::Float, Device::Cpu))?;
-        let angles = positions.f_unsqueeze(1)?.f_mul(&frequencies)?;
-        let table = |values: Tensor| compute.place(&values.f_mul_scalar(attention_factor)?);
+        let angles = positions.f_view([-1, 1, 1])?.f_mul(&frequencies)?;
+        let cos = angles.f_cos()?.f_mul_scalar(attention_factor)?;
+        let sin = angles.f_sin()?.f_mul_scalar(attention_factor)?;
         Ok(Self {
-            cos: table(angles.f_cos()?)?,
-            sin: table(angles.f_sin()?)?,
+            cos: compute.place(&Tensor::f_cat(&[&cos, &cos], 2)?)?,
+            sin: compute.place(&Tensor::f_cat(&[&sin.f_neg()?, &sin], 2)?)?,
         })
     }
 
-    /// Turns `x` `[B, T, H, head_dim]`, whose first token stands at position `start`; the result is `[B, H, T, head_dim]`.
+    /// Turns `x` `[B, T, H, head_dim]`, whose first token stands at position `start`.
     pub(super) fn rotate(&self, x: &Tensor, start: usize) -> Result<Tensor, Error> {
         let size = x.size();
         let (n_tokens, half) = (size[1], size[3] / 2);
-        let (position, seq_len) = (start + n_tokens as usize, self.cos.size()[0] as usize);
-        if position > seq_len {
-            return Err(Error::Position { position, seq_len });
+        let (end, seq_len) = (start + n_tokens as usize, self.cos.size()[0] as usize);
+        if end > seq_len {
+            return Err(Error::Position {
+                position: end - 1,
+                seq_len,
+            });
         }
-        let row = |table: &Tensor| table.f_narrow(0, start as i64, n_tokens);
-        let (cos, sin) = (row(&self.cos)?, row(&self.sin)?);
-        let x = x.f_transpose(1, 2)?;
-        let (left, right) = (x.f_narrow(3, 0, half)?, x.f_narrow(3, half, half)?);
-        let turned = [
-            left.f_mul(&cos)?.f_sub_(&right.f_mul(&sin)?)?,
-            right.f_mul(&cos)?.f_add_(&left.f_mul(&sin)?)?,
-        ];
-        Ok(Tensor::f_cat(&turned, 3)?)
+        let rows = |table: &Tensor| table.f_narrow(0, start as i64, n_tokens);
+        let swapped = x.f_roll(half, 3)?;
+        Ok(swapped
+            .f_mul(&rows(&self.sin)?)?
+            .f_addcmul_(x, &rows(&self.cos)?)?)
     }
 }
 
@@ -105,7 +109,7 @@ fn frequencies(config: &Config, seq_len: usize) -> Result<(Tensor, f64), Error> 
             }
             let low = low.max(0.0);
             let mut high = high.min(dim - 1.0);
-            if low == high {
+            if (high - low).abs() < f64::EPSILON {
                 high += 0.001;
             }
             let plain = base_frequencies(theta, config)?;

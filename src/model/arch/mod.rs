@@ -283,3 +283,57 @@ fn edit_distance(a: &str, b: &str) -> usize {
     }
     row[b.len()]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn rows_are_consistent() {
+        for (i, arch) in ARCHITECTURES.iter().enumerate() {
+            for other in &ARCHITECTURES[..i] {
+                assert_ne!(arch.model_type, other.model_type);
+                assert_ne!(arch.architecture, other.architecture);
+            }
+            let staged: Vec<Role> = arch
+                .stages
+                .iter()
+                .flat_map(|stage| stage.linears)
+                .copied()
+                .collect();
+            let named: Vec<Role> = arch.linears.iter().map(|linear| linear.role).collect();
+            assert_eq!(
+                staged, named,
+                "{}: each linear is in one stage, in order",
+                arch.model_type
+            );
+            for (i, stage) in arch.stages.iter().enumerate() {
+                if let StageInput::Norm(site) = stage.input {
+                    arch.norm_name(site);
+                    assert_eq!(stage.fold, Fold::Norm(site));
+                }
+                if let Fold::Rows(role) = stage.fold {
+                    assert!(i > 0 && arch.stages[i - 1].linears.contains(&role));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn unknown_families_and_heads_name_what_is_supported() {
+        let message = |json| find(&json).unwrap_err().to_string();
+        assert_eq!(
+            message(json!({"model_type": "qwen3_moe"})),
+            "model_type \"qwen3_moe\" is not supported; the nearest is \"qwen3\", supported are llama, mistral, qwen2, qwen3"
+        );
+        assert_eq!(
+            message(
+                json!({"model_type": "llama", "architectures": ["LlamaForSequenceClassification"]})
+            ),
+            "config.json: architectures is [\"LlamaForSequenceClassification\"], but for model_type \"llama\" \
+             only LlamaForCausalLM is supported"
+        );
+        assert_eq!(message(json!({})), "config.json: model_type is missing");
+    }
+}
