@@ -308,7 +308,7 @@ mod tests {
     #[test]
     fn the_built_in_set_is_the_folder() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("calib-data");
-        let built_in = load(None).unwrap();
+        let built_in = embedded().unwrap();
         assert!(built_in == load(Some(&folder)).unwrap());
         let chars: usize = built_in.iter().map(|d| d.text().chars().count()).sum();
         assert!(chars > 600_000, "{chars}");

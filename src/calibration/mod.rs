@@ -1,7 +1,7 @@
 //! Calibration text: where it comes from, how a model's tokenizer reads it, and the windows of tokens cut from it.
 //!
 //! Knows no tensor and no model: [`load`] gives documents, [`Tokenizer`] reads a model directory's tokenizer.json,
-//! [`windows`] gives token ids.
+//! [`windows()`] gives token ids.
 
 mod documents;
 mod tokenizer;
