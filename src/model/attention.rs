@@ -111,6 +111,7 @@ fn mask(n_queries: i64, n_keys: i64, window: i64, device: Device) -> Result<Tens
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

@@ -82,27 +82,6 @@ impl Block {
         Ok(())
     }
 
-    /// Divides the output of a norm by `channel_scale` (float32, one per channel). Returns the weight to store, rounded to
-    /// `kind`, and goes on with exactly that.
-    pub fn fold_into_norm(
-        &mut self,
-        site: NormSite,
-        channel_scale: &Tensor,
-        kind: Kind,
-    ) -> Result<Tensor, Error> {
-        let weight = self.norm_weight(site);
-        let folded = match self.norm_kind {
-            NormKind::Rms => weight.f_div(channel_scale)?,
-            NormKind::RmsOffset => weight
-                .f_add_scalar(1.0)?
-                .f_div(channel_scale)?
-                .f_sub_scalar(1.0)?,
-        };
-        let stored = folded.f_to_kind(kind)?;
-        self.set_norm_weight(site, &stored)?;
-        Ok(stored)
-    }
-
     /// What the linears of `stage` read: `[B, T, in]`.
     pub fn stage_input(&self, stage: &Stage, state: &State) -> Result<Tensor, Error> {
         match stage.input {

@@ -5,6 +5,7 @@
 
 use super::Error;
 use super::arch::{Architecture, WindowRule};
+use super::keys::Keys;
 use serde_json::Value;
 use tch::Kind;
 
@@ -291,135 +292,8 @@ fn yarn_attention_factor(rope: &Keys<'_>, factor: f64) -> Result<f64, Error> {
     })
 }
 
-/// Typed access to a JSON object whose errors name the key.
-struct Keys<'a> {
-    json: &'a Value,
-    /// The key of this object in the file; empty for the file itself.
-    path: &'a str,
-    defaults: &'a [(&'static str, usize)],
-}
-
-impl<'a> Keys<'a> {
-    /// The value, where there is one that is not null.
-    fn get(&self, key: &str) -> Option<&'a Value> {
-        self.json.get(key).filter(|value| !value.is_null())
-    }
-
-    fn typed<T>(
-        &self,
-        key: &str,
-        expected: &str,
-        read: impl Fn(&'a Value) -> Option<T>,
-    ) -> Result<Option<T>, Error> {
-        self.get(key)
-            .map(|value| read(value).ok_or_else(|| self.invalid(key, expected)))
-            .transpose()
-    }
-
-    /// A count; absent keys (not null ones) get the family's default.
-    fn usize(&self, key: &str) -> Result<Option<usize>, Error> {
-        // No model comes near, and no product of two overflows.
-        const LIMIT: u64 = 1 << 24;
-        if self.json.get(key).is_none() {
-            return Ok(self
-                .defaults
-                .iter()
-                .find(|default| default.0 == key)
-                .map(|default| default.1));
-        }
-        self.typed(key, "a whole number below 2^24", |value| {
-            value
-                .as_u64()
-                .filter(|&number| number < LIMIT)
-                .map(|number| number as usize)
-        })
-    }
-
-    /// A count that must be there and above 0.
-    fn size(&self, key: &'static str) -> Result<usize, Error> {
-        match self.usize(key)? {
-            Some(0) => Err(self.invalid(key, "at least 1")),
-            Some(size) => Ok(size),
-            None => Err(Error::Missing { key }),
-        }
-    }
-
-    fn window(&self) -> Result<Option<usize>, Error> {
-        match self.usize("sliding_window")? {
-            Some(0) => Err(self.invalid("sliding_window", "at least 1, or null")),
-            window => Ok(window),
-        }
-    }
-
-    fn f64(&self, key: &str) -> Result<Option<f64>, Error> {
-        self.typed(key, "a number", Value::as_f64)
-    }
-
-    fn positive(&self, key: &str) -> Result<Option<f64>, Error> {
-        self.typed(key, "a number above 0", |value| {
-            value.as_f64().filter(|&number| number > 0.0)
-        })
-    }
-
-    fn bool(&self, key: &str) -> Result<Option<bool>, Error> {
-        self.typed(key, "true or false", Value::as_bool)
-    }
-
-    fn str(&self, key: &str) -> Result<Option<&'a str>, Error> {
-        self.typed(key, "a string", Value::as_str)
-    }
-
-    /// Refuses a value that is none of these JSON literals; an absent key is as good as any.
-    fn require(&self, key: &str, accepted: &[&str]) -> Result<(), Error> {
-        let accepts = |value: &Value| {
-            let text = value.to_string();
-            let number = value.as_f64();
-            accepted.iter().any(|&literal| {
-                text == literal || number.is_some_and(|number| literal.parse() == Ok(number))
-            })
-        };
-        match self.get(key) {
-            Some(value) if !accepts(value) => Err(self.unsupported(key, &accepted.join(", "))),
-            _ => Ok(()),
-        }
-    }
-
-    fn name(&self, key: &str) -> String {
-        if self.path.is_empty() {
-            key.to_owned()
-        } else {
-            format!("{}.{key}", self.path)
-        }
-    }
-
-    fn found(&self, key: &str) -> String {
-        self.json
-            .get(key)
-            .map_or_else(|| "absent".to_owned(), Value::to_string)
-    }
-
-    fn missing(&self, key: &str) -> Error {
-        self.invalid(key, "a number")
-    }
-
-    fn invalid(&self, key: &str, expected: impl Into<String>) -> Error {
-        Error::Invalid {
-            key: self.name(key),
-            found: self.found(key),
-            expected: expected.into(),
-        }
-    }
-
-    fn unsupported(&self, key: &str, supported: &str) -> Error {
-        Error::Unsupported {
-            key: self.name(key),
-            found: self.found(key),
-            supported: supported.to_owned(),
-        }
-    }
-}
-
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::super::Model;
     use super::*;
@@ -452,7 +326,7 @@ mod tests {
     fn absent_keys_get_the_defaults_of_the_family() {
         let llama = read("llama", &json!({"num_key_value_heads": null}));
         assert_eq!((llama.n_kv_heads, llama.head_dim), (4, 12));
-        assert_eq!(llama.rope.theta.to_bits(), 10_000f64.to_bits());
+        assert_eq!((llama.rope.theta, llama.norm_eps), (10_000.0, 1e-6));
         assert_eq!(llama.activation, Activation::Silu);
         assert!(!llama.tie_word_embeddings && !llama.attention_bias);
         assert_eq!(read("mistral", &json!({})).windows, [Some(4096); 3]);

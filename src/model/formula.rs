@@ -78,7 +78,7 @@ fn values(name: &str, shape: &[usize]) -> Vec<f32> {
     let columns = shape.last().copied().unwrap_or(1) as f32;
     let (centre, width) = if name.ends_with("norm.weight") {
         (1.0, 0.5)
-    } else if name.ends_with(".bias") {
+    } else if name.ends_with("_proj.bias") {
         (0.0, 0.5)
     } else if name.ends_with("embed_tokens.weight") {
         (0.0, 1.0)

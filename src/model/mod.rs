@@ -1,7 +1,7 @@
 //! A decoder-only language model, read from `config.json` and run one stage of one layer at a time.
 //!
 //! What differs between families is data: a row of [`arch::ARCHITECTURES`]. What the rows can say is computed once,
-//! in [`block`]. Weights come through [`Weights`], so nothing here knows a file, a quantizer or an output format.
+//! in [`Block`]. Weights come through [`Weights`], so nothing here knows a file, a quantizer or an output format.
 //!
 //! No tensor here ever requires a gradient, so libtorch records none, on whatever thread the caller runs.
 
@@ -12,10 +12,12 @@ mod config;
 #[doc(hidden)]
 pub mod formula;
 mod head;
+mod keys;
 mod linear;
 mod norm;
 mod rope;
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests;
 
 pub use arch::{Architecture, Fold, Mix, NormKind, NormSite, Role, Stage, StageInput};

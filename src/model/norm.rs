@@ -30,6 +30,7 @@ pub(super) fn rms_norm(
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

@@ -1,7 +1,7 @@
 //! Rotary position embeddings (Su et al. 2021, arXiv:2104.09864) and the ways to stretch them that configs name.
 //!
-//! Frequencies are computed by libtorch in float32, in the order of operations of transformers 5.23, so that
-//! the tables agree to the bit.
+//! Frequencies are computed by libtorch in float32, as transformers 5.23 does: at position 10,000 the last bit of a
+//! frequency is a thousandth of a radian.
 
 use super::config::{Config, RopeScaling};
 use super::{Compute, Error};

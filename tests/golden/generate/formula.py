@@ -33,7 +33,7 @@ def tensor(name, shape):
     centre, width = np.float32(0), np.float32(1)
     if name.endswith("norm.weight"):
         centre, width = np.float32(1), np.float32(0.5)
-    elif name.endswith(".bias"):
+    elif name.endswith("_proj.bias"):
         width = np.float32(0.5)
     elif not name.endswith("embed_tokens.weight"):
         width = np.float32(2) / np.sqrt(np.float32(shape[-1]))
