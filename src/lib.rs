@@ -3,15 +3,22 @@
 //! `main.rs` is the program; this library exists so that integration tests and benchmarks can reach its parts.
 //! `project_context.md` has the map of the modules and what each must not know.
 
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")
+)]
+
 pub mod calibration;
 pub mod checkpoint;
 pub mod cli;
 pub mod commands;
 pub mod device;
 pub mod eval;
+pub mod fault;
 pub mod model;
 pub mod pack;
 pub mod pipeline;
 pub mod quant;
 pub mod report;
 pub mod tensor;
+pub mod weights;

@@ -1,3 +1,35 @@
-//! The program.
+//! The program: parse, run one command, turn its outcome into an exit code.
 
-fn main() {}
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Result;
+use clap::Parser;
+use nibble::cli::{self, Cli, Command};
+use nibble::commands;
+use nibble::fault::Fault;
+use nibble::report::progress;
+
+fn main() -> ExitCode {
+    let start = Instant::now();
+    let cli = Cli::parse_from(cli::with_hyphens(std::env::args_os()));
+    progress::start_log(&cli.log);
+    match run(cli, start) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::from(Fault::of(&error) as u8)
+        }
+    }
+}
+
+fn run(cli: Cli, start: Instant) -> Result<()> {
+    // Nothing here trains: without this guard every operation would keep what a backward pass needs.
+    let _no_grad = tch::no_grad_guard();
+    match cli.command {
+        None => commands::quantize(cli.quantize, start),
+        Some(Command::Eval(args)) => commands::evaluate(&args),
+        Some(Command::Generate(args)) => commands::generate(&args),
+        Some(Command::Inspect(args)) => commands::inspect(&args),
+    }
+}

@@ -1,1 +1,143 @@
-//! To come.
+//! Quality: perplexity on a text, and how far a model's predictions moved from the original's.
+//!
+//! Runs layer by layer like the quantizer, so that a model of any size is measured in bounded memory.
+
+use anyhow::Result;
+use serde::Serialize;
+use tch::{Kind, Tensor};
+
+use crate::model::{Compute, Layer, State};
+use crate::weights::ModelDir;
+
+/// Positions whose logits are held at a time: the vocabulary may be large.
+const POSITIONS_PER_CHUNK: usize = 128;
+
+/// Tokens that run through a layer together.
+const TOKENS_PER_BATCH: usize = 4096;
+
+/// What was measured, over all positions that have a next token.
+#[derive(Debug, Clone, Serialize)]
+pub struct Evaluation {
+    pub perplexity: f64,
+    /// Mean KL(original || model) of the next-token distributions, in nats; `None` without a reference.
+    pub kl_divergence: Option<f64>,
+    /// Share of positions where both find the same token likeliest.
+    pub top1_agreement: Option<f64>,
+    /// The original's own perplexity.
+    pub reference_perplexity: Option<f64>,
+    /// Positions measured.
+    pub tokens: usize,
+}
+
+/// Measures `model` on `windows` of token ids, and compares it with `reference` where there is one.
+pub fn evaluate(
+    model: &ModelDir,
+    reference: Option<&ModelDir>,
+    compute: Compute,
+    windows: &[Vec<u32>],
+) -> Result<Evaluation> {
+    let hidden = final_hidden(model, compute, windows)?;
+    let head = model.model.head(model, compute)?;
+    let original = match reference {
+        Some(original) => Some((
+            final_hidden(original, compute, windows)?,
+            original.model.head(original, compute)?,
+        )),
+        None => None,
+    };
+    let mut sums = Sums::default();
+    for (index, window) in windows.iter().enumerate() {
+        let n_targets = window.len() - 1;
+        for first in (0..n_targets).step_by(POSITIONS_PER_CHUNK) {
+            let len = POSITIONS_PER_CHUNK.min(n_targets - first);
+            let chunk = |hidden: &Tensor| {
+                hidden
+                    .f_get(index as i64)?
+                    .f_narrow(0, first as i64, len as i64)
+            };
+            let targets: Vec<i64> = window[first + 1..][..len]
+                .iter()
+                .map(|&id| i64::from(id))
+                .collect();
+            let targets = Tensor::f_from_slice(&targets)?
+                .f_to_device(compute.device)?
+                .f_unsqueeze(1)?;
+            let log_probs =
+                log_softmax(&head.logits(&chunk(&hidden)?.f_to_device(compute.device)?)?)?;
+            sums.nll -= sum(&log_probs.f_gather(1, &targets, false)?)?;
+            sums.n += len;
+            if let Some((hidden, head)) = &original {
+                let expected =
+                    log_softmax(&head.logits(&chunk(hidden)?.f_to_device(compute.device)?)?)?;
+                sums.reference_nll -= sum(&expected.f_gather(1, &targets, false)?)?;
+                let same = expected
+                    .f_argmax(-1, false)?
+                    .f_eq_tensor(&log_probs.f_argmax(-1, false)?)?;
+                sums.same += sum(&same)?;
+                let difference = expected.f_sub(&log_probs)?;
+                sums.kl += sum(&expected.f_exp()?.f_mul(&difference)?)?;
+            }
+        }
+    }
+    let n = sums.n as f64;
+    let compared = original.is_some();
+    Ok(Evaluation {
+        perplexity: (sums.nll / n).exp(),
+        kl_divergence: compared.then_some(sums.kl / n),
+        top1_agreement: compared.then_some(sums.same / n),
+        reference_perplexity: compared.then(|| (sums.reference_nll / n).exp()),
+        tokens: sums.n,
+    })
+}
+
+#[derive(Default)]
+struct Sums {
+    nll: f64,
+    reference_nll: f64,
+    kl: f64,
+    same: f64,
+    n: usize,
+}
+
+fn log_softmax(logits: &Tensor) -> Result<Tensor> {
+    Ok(logits
+        .f_to_kind(Kind::Float)?
+        .f_log_softmax(-1, Kind::Float)?)
+}
+
+fn sum(values: &Tensor) -> Result<f64> {
+    Ok(values.f_sum(Kind::Double)?.f_double_value(&[])?)
+}
+
+/// The residual stream after the last layer, `[windows, seq_len, hidden]`, on the host.
+fn final_hidden(dir: &ModelDir, compute: Compute, windows: &[Vec<u32>]) -> Result<Tensor> {
+    let seq_len = windows[0].len();
+    let batch = (TOKENS_PER_BATCH / seq_len).max(1);
+    let rope = dir.model.rope(compute, seq_len)?;
+    let mut states = windows
+        .chunks(batch)
+        .map(|windows| {
+            let ids: Vec<u32> = windows.iter().flatten().copied().collect();
+            let hidden = dir.model.embed(dir, compute, &ids)?.f_view([
+                windows.len() as i64,
+                seq_len as i64,
+                -1,
+            ])?;
+            Ok(hidden.f_to_device(tch::Device::Cpu)?)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    for index in 0..dir.model.config.n_layers {
+        let layer = Layer::load(&dir.model, dir, compute, index)?;
+        for hidden in &mut states {
+            let state = State {
+                hidden: hidden.f_to_device(compute.device)?,
+                carried: None,
+            };
+            *hidden = layer
+                .forward(state, &rope, None)?
+                .hidden
+                .f_to_device(tch::Device::Cpu)?;
+        }
+    }
+    Ok(Tensor::f_cat(&states, 0)?)
+}

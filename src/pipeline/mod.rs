@@ -1,1 +1,366 @@
-//! To come.
+//! The run: from a model directory to a quantized one. The only module that knows all the others.
+//!
+//! For each layer and each stage of it: the statistics of the stage's input over all calibration windows, the stage's
+//! weights quantized from them and written, the quantized linears run once to make the next stage's input. What must be in
+//! memory is one stage's weights and statistics, and the activations of all windows between two stages.
+
+mod fold;
+mod layer;
+mod plan;
+mod solve;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+pub use plan::Plan;
+
+use crate::calibration::{self, Tokenizer, Windows};
+use crate::checkpoint::Writer;
+use crate::cli::settings::{Method, Settings};
+use crate::device;
+use crate::device::vram::VramMonitor;
+use crate::fault::InputError;
+use crate::model::{Compute, State};
+use crate::pack::{self, Description, GptqDetails, Verdict};
+use crate::quant::{GroupSize, gptq};
+use crate::report::progress::Progress;
+use crate::report::{
+    CalibrationReport, ModelReport, Phase, Report, SettingsReport, VramReport, human_bytes,
+};
+use crate::weights::ModelDir;
+
+const VRAM_INTERVAL: Duration = Duration::from_millis(50);
+
+/// What all layers of a run share.
+pub struct Run<'a> {
+    pub settings: &'a Settings,
+    pub source: &'a ModelDir,
+    pub compute: Compute,
+    pub writer: &'a Writer,
+}
+
+impl Run<'_> {
+    /// Whether channel scales are folded, so that a stage may change what an earlier one made.
+    pub fn folds(&self) -> bool {
+        self.settings.method == Method::Awq && !self.settings.rtn
+    }
+}
+
+/// Seconds of one part of the work.
+#[derive(Default)]
+pub struct Timer(Duration);
+
+impl Timer {
+    fn time<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let result = work();
+        self.0 += start.elapsed();
+        result
+    }
+}
+
+/// Where the time goes.
+#[derive(Default)]
+pub struct Times {
+    calibration: Timer,
+    load: Timer,
+    statistics: Timer,
+    solve: Timer,
+    forward: Timer,
+    write: Timer,
+}
+
+impl Times {
+    fn phases(&self) -> Vec<Phase> {
+        [
+            ("calibration text", &self.calibration),
+            ("reading weights", &self.load),
+            ("statistics", &self.statistics),
+            ("solving", &self.solve),
+            ("quantized forward pass", &self.forward),
+            ("packing and writing", &self.write),
+        ]
+        .map(|(name, timer)| Phase {
+            name,
+            seconds: timer.0.as_secs_f64(),
+        })
+        .into()
+    }
+}
+
+/// Where and in what the model computes, for `choice` on this machine.
+pub fn compute(choice: &crate::cli::settings::ComputeChoice) -> Result<Compute> {
+    let device = device::select(choice.device)?;
+    let kind = choice.kind.unwrap_or_else(|| device::default_kind(device));
+    Ok(Compute { device, kind })
+}
+
+/// Quantizes the model of `settings` into its output directory.
+///
+/// # Errors
+/// All that [`crate::fault::Fault`] tells apart. Nothing is left in the output directory's place.
+pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Result<Report> {
+    let source = ModelDir::open(&settings.model)?;
+    let compute = compute(&settings.compute)?;
+    let plan = Plan::new(&source, settings, compute)?;
+    let mut warnings = warn_of(&plan);
+    let mut times = Times::default();
+    let tokenizer = Tokenizer::open(&settings.model)?;
+    let (documents, windows) = times.calibration.time(|| -> Result<_> {
+        let documents = calibration::load(settings.calib_data.as_deref())?;
+        let windows = calibration::windows(
+            &documents,
+            &tokenizer,
+            settings.seq_len,
+            settings.num_samples,
+            settings.seed,
+        )?;
+        Ok((documents.len(), windows))
+    })?;
+    if windows.ids.len() < settings.num_samples {
+        let warning = format!(
+            "the calibration text holds {} windows of {} tokens, {} were asked for; give more text with --calib-data",
+            windows.ids.len(),
+            settings.seq_len,
+            settings.num_samples
+        );
+        tracing::warn!("{warning}");
+        warnings.push(warning);
+    }
+
+    tracing::info!(
+        "{} {} bit, {} layers, {} windows of {} tokens, on {:?} in {:?}",
+        solve::method_name(settings),
+        settings.scheme.bits,
+        source.model.config.n_layers,
+        windows.ids.len(),
+        settings.seq_len,
+        compute.device,
+        compute.kind
+    );
+    let vram = VramMonitor::start(VRAM_INTERVAL);
+    let writer = Writer::create(
+        &settings.output,
+        plan.specs.clone(),
+        settings.max_shard_bytes,
+        settings.overwrite,
+    )?;
+    let run = Run {
+        settings,
+        source: &source,
+        compute,
+        writer: &writer,
+    };
+    times.write.time(|| write_outside_layers(&run, &plan))?;
+    let linears = quantize_layers(&run, &plan, &windows, &mut times, &vram)?;
+    write_config(&run)?;
+    let sidecars = writer.copy_sidecars(&settings.model)?;
+    tracing::debug!("copied {}", sidecars.join(", "));
+
+    let report = Report {
+        nibble: env!("CARGO_PKG_VERSION").to_owned(),
+        libtorch: crate::tensor::LIBTORCH_VERSION.to_owned(),
+        command,
+        model: ModelReport {
+            directory: settings.model.display().to_string(),
+            model_type: source.model.arch.model_type.to_owned(),
+            layers: source.model.config.n_layers,
+            parameters: plan.parameters,
+            quantized_parameters: plan.quantized_parameters,
+        },
+        settings: settings_report(settings),
+        calibration: CalibrationReport {
+            source: settings
+                .calib_data
+                .as_ref()
+                .map_or("built-in".to_owned(), |path| path.display().to_string()),
+            documents,
+            windows: windows.ids.len(),
+            windows_requested: settings.num_samples,
+            seq_len: settings.seq_len,
+            tokens: windows.ids.len() * settings.seq_len,
+            bos: tokenizer.bos(),
+        },
+        device: format!("{:?}", compute.device),
+        compute_dtype: format!("{:?}", compute.kind),
+        batch_size: plan.batch_size,
+        linears,
+        warnings,
+        seconds: start.elapsed().as_secs_f64(),
+        phases: times.phases(),
+        input_bytes: source.checkpoint.total_bytes(),
+        output_bytes: writer.total_bytes(),
+        peak_rss_bytes: device::memory::resident().map(|resident| resident.peak_bytes),
+        peak_vram: vram.peak().map(|peak| VramReport {
+            process_bytes: peak.process_bytes,
+            device_bytes: peak.device_bytes,
+            stage: peak.stage.unwrap_or_default(),
+            seconds: peak.at.as_secs_f64(),
+        }),
+    };
+    writer.write_file("quantization_report.log", report.to_text().as_bytes())?;
+    writer.write_file(
+        "quantization_report.json",
+        &serde_json::to_vec_pretty(&report)?,
+    )?;
+    let output = writer.finish()?;
+    tracing::info!(
+        "wrote {} ({}) in {:.1} s, peak RAM {}",
+        output.display(),
+        human_bytes(report.output_bytes),
+        report.seconds,
+        report
+            .peak_rss_bytes
+            .map_or("unknown".to_owned(), human_bytes)
+    );
+    Ok(report)
+}
+
+/// Logs and returns what speaks against the plan: runtimes that refuse the result, memory that is not there.
+fn warn_of(plan: &Plan) -> Vec<String> {
+    let refused = plan
+        .outcomes
+        .iter()
+        .filter_map(|outcome| match &outcome.verdict {
+            Verdict::Refuses(reason) => Some(format!(
+                "{} will not load the result: {reason}",
+                outcome.runtime
+            )),
+            Verdict::Slow(_) | Verdict::Loads => None,
+        });
+    let warnings = refused.chain(plan.memory_warning());
+    warnings
+        .inspect(|warning| tracing::warn!("{warning}"))
+        .collect()
+}
+
+/// Embeds the windows and takes them through all layers.
+fn quantize_layers(
+    run: &Run<'_>,
+    plan: &Plan,
+    windows: &Windows,
+    times: &mut Times,
+    vram: &VramMonitor,
+) -> Result<Vec<crate::report::LinearReport>> {
+    let model = &run.source.model;
+    let rope = model.rope(run.compute, windows.ids[0].len())?;
+    let mut states = windows
+        .ids
+        .chunks(plan.batch_size)
+        .map(|batch| embed(run, batch))
+        .collect::<Result<Vec<_>>>()?;
+    let mut progress = Progress::new(model.config.n_layers, model.arch.stages.len());
+    let mut reports = Vec::new();
+    for layer in 0..model.config.n_layers {
+        let layer_run = layer::LayerRun::load(run, layer)?;
+        let done = layer_run.quantize(
+            &mut states,
+            &rope,
+            times,
+            |stage, linears, tokens_per_second| {
+                let error = linears
+                    .iter()
+                    .map(|linear| linear.relative_error)
+                    .sum::<f64>()
+                    / linears.len() as f64;
+                progress.stage_done(layer, stage.name, error, tokens_per_second);
+                vram.set_stage(&format!("layer {layer}, {}", stage.name));
+            },
+        )?;
+        for linear in &done {
+            tracing::debug!(
+                "{}: relative error {:.2e}, {:.2} s",
+                linear.name,
+                linear.relative_error,
+                linear.seconds
+            );
+        }
+        reports.extend(done);
+    }
+    Ok(reports)
+}
+
+/// The residual stream of a batch of windows at the first layer, on the host.
+fn embed(run: &Run<'_>, batch: &[Vec<u32>]) -> Result<State> {
+    let ids: Vec<u32> = batch.iter().flatten().copied().collect();
+    let hidden = run.source.model.embed(run.source, run.compute, &ids)?;
+    let (batch, seq_len) = (batch.len() as i64, batch[0].len() as i64);
+    Ok(State {
+        hidden: hidden
+            .f_view([batch, seq_len, -1])?
+            .f_to_device(tch::Device::Cpu)?,
+        carried: None,
+    })
+}
+
+/// Embedding, final norm and head as float16; tensors that the family does not use, byte for byte.
+fn write_outside_layers(run: &Run<'_>, plan: &Plan) -> Result<()> {
+    let checkpoint = &run.source.checkpoint;
+    for (name, _) in run.source.model.outer_tensors() {
+        let info = checkpoint.info(&name).with_context(|| name.clone())?;
+        let bytes = crate::tensor::raw_to_f16_bytes(checkpoint.bytes(&name)?, info.dtype).map_err(
+            |problem| {
+                InputError::new(
+                    &info.file,
+                    format!("{name}: {problem}"),
+                    "repair the checkpoint, or rescale this tensor",
+                )
+            },
+        )?;
+        run.writer.write(&name, &bytes)?;
+        checkpoint.release(&name);
+    }
+    for name in &plan.extras {
+        run.writer.copy_tensor(checkpoint, name)?;
+    }
+    Ok(())
+}
+
+/// config.json with the quantization that the runtimes read, and the same beside it.
+fn write_config(run: &Run<'_>) -> Result<()> {
+    let settings = run.settings;
+    let gptq = (settings.method == Method::Gptq && !settings.rtn).then(|| GptqDetails {
+        damp_percent: settings.gptq.damp,
+        desc_act: settings.gptq.act_order == gptq::ActOrder::DescAct,
+        static_groups: settings.gptq.act_order == gptq::ActOrder::Static,
+        act_group_aware: settings.gptq.act_order == gptq::ActOrder::GroupAware,
+    });
+    let description = Description {
+        format: settings.format,
+        scheme: settings.scheme,
+        gptq,
+        dense_linears: &[],
+        quantized_in_block: &[],
+    };
+    let quantization = description.quantization_config();
+    let config = pack::edit_config(
+        &run.source.config,
+        quantization.clone(),
+        &run.source.model.architecture_name(),
+    );
+    run.writer
+        .write_file("config.json", &serde_json::to_vec_pretty(&config)?)?;
+    run.writer.write_file(
+        "quantize_config.json",
+        &serde_json::to_vec_pretty(&quantization)?,
+    )?;
+    Ok(())
+}
+
+fn settings_report(settings: &Settings) -> SettingsReport {
+    let gptq = settings.method == Method::Gptq && !settings.rtn;
+    SettingsReport {
+        method: solve::method_name(settings),
+        format: format!("{:?}", settings.format),
+        bits: settings.scheme.bits,
+        group_size: match settings.scheme.group_size {
+            GroupSize::Columns(columns) => columns as i64,
+            GroupSize::WholeRow => -1,
+        },
+        symmetric: settings.scheme.symmetric,
+        act_order: gptq.then(|| format!("{:?}", settings.gptq.act_order)),
+        damp_percent: gptq.then_some(settings.gptq.damp),
+        seed: settings.seed,
+    }
+}

@@ -1,1 +1,170 @@
-//! To come.
+//! What a run tells: one serializable [`Report`], written as quantization_report.json and, in words, as
+//! quantization_report.log; and the progress shown meanwhile ([`progress`]).
+
+pub mod progress;
+mod text;
+
+use serde::Serialize;
+
+/// Everything worth knowing about one quantization run.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    pub nibble: String,
+    pub libtorch: String,
+    /// The command line.
+    pub command: Vec<String>,
+    pub model: ModelReport,
+    pub settings: SettingsReport,
+    pub calibration: CalibrationReport,
+    pub device: String,
+    pub compute_dtype: String,
+    pub batch_size: usize,
+    /// In the order in which they were quantized.
+    pub linears: Vec<LinearReport>,
+    /// Warnings that the run gave.
+    pub warnings: Vec<String>,
+    /// Whole run, process start to the last byte written.
+    pub seconds: f64,
+    pub phases: Vec<Phase>,
+    pub input_bytes: u64,
+    pub output_bytes: u64,
+    pub peak_rss_bytes: Option<u64>,
+    /// `None` where there is no GPU or no NVML.
+    pub peak_vram: Option<VramReport>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct ModelReport {
+    pub directory: String,
+    pub model_type: String,
+    pub layers: usize,
+    pub parameters: u64,
+    pub quantized_parameters: u64,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct SettingsReport {
+    pub method: String,
+    pub format: String,
+    pub bits: u8,
+    /// -1: the whole row.
+    pub group_size: i64,
+    pub symmetric: bool,
+    pub act_order: Option<String>,
+    pub damp_percent: Option<f64>,
+    pub seed: u64,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct CalibrationReport {
+    pub source: String,
+    pub documents: usize,
+    pub windows: usize,
+    pub windows_requested: usize,
+    pub seq_len: usize,
+    pub tokens: usize,
+    /// Each window begins with this token.
+    pub bos: Option<u32>,
+}
+
+/// Seconds that one part of the work took, over all layers.
+#[derive(Debug, Clone, Serialize)]
+pub struct Phase {
+    pub name: &'static str,
+    pub seconds: f64,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct LinearReport {
+    pub name: String,
+    pub layer: usize,
+    pub stage: &'static str,
+    pub out_features: usize,
+    pub in_features: usize,
+    /// Mean over tokens of the squared change of the output, summed over its features.
+    pub error: f64,
+    /// `error` over the mean square of the output itself.
+    pub relative_error: f64,
+    /// Calibration tokens that the linear saw.
+    pub tokens: usize,
+    pub seconds: f64,
+    pub awq: Option<AwqReport>,
+    pub gptq: Option<GptqReport>,
+}
+
+/// What AWQ's searches found, for the stage that the linear belongs to.
+#[derive(Debug, Clone, Serialize)]
+pub struct AwqReport {
+    /// The candidate that won: "identity", or the grid and its exponent.
+    pub scale: String,
+    /// The stage's error with that scale over the error without scaling, before clipping.
+    pub scale_gain: f64,
+    /// This linear's error with clipping over that without.
+    pub clip_gain: f64,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct GptqReport {
+    /// Fraction of the mean diagonal that the factorization needed.
+    pub damp: f64,
+    /// Input columns that no token used.
+    pub dead_columns: usize,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct VramReport {
+    pub process_bytes: Option<u64>,
+    pub device_bytes: u64,
+    pub stage: String,
+    pub seconds: f64,
+}
+
+impl Report {
+    /// The report in words.
+    pub fn to_text(&self) -> String {
+        text::render(self)
+    }
+
+    /// Mean over linears of the relative output error.
+    pub fn mean_relative_error(&self) -> f64 {
+        let sum: f64 = self
+            .linears
+            .iter()
+            .map(|linear| linear.relative_error)
+            .sum();
+        sum / self.linears.len().max(1) as f64
+    }
+}
+
+/// Bytes in a unit that a person reads.
+pub fn human_bytes(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 {
+        format!("{bytes} B")
+    } else {
+        format!("{value:.1} {}", UNITS[unit])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_readable() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1536, "1.5 KiB"),
+            (5 << 30, "5.0 GiB"),
+        ] {
+            assert_eq!(human_bytes(bytes), text);
+        }
+    }
+}

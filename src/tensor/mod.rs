@@ -3,8 +3,12 @@
 //! `tch` (0.26) copies from a byte slice without checking its length against the shape, and labels `half::bf16`
 //! slices as float16. Everything here checks, and no other module builds a tensor from raw memory.
 
+use half::{bf16, f16};
 use safetensors::Dtype;
 use tch::{Device, Kind, Tensor};
+
+/// The libtorch that `tch` was built for; another is refused when it is compiled.
+pub const LIBTORCH_VERSION: &str = "2.13.0";
 
 /// What can be wrong when bytes and tensors are exchanged.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +24,11 @@ pub enum Error {
         expected: usize,
         found: usize,
     },
+    /// A value that float16, the dtype of the output, cannot hold.
+    #[error(
+        "value {value} at position {index} does not fit into float16 (at most 65504), the dtype of the output"
+    )]
+    NotFloat16 { value: f32, index: usize },
     /// A libtorch failure, out of memory among them.
     #[error(transparent)]
     Torch(#[from] tch::TchError),
@@ -86,6 +95,41 @@ pub fn to_bytes(tensor: &Tensor) -> Result<Vec<u8>, Error> {
     Ok(bytes)
 }
 
+/// Float values rounded to float16, as raw little-endian bytes.
+pub fn f16_bytes(values: impl ExactSizeIterator<Item = f32>) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::with_capacity(2 * values.len());
+    for (index, value) in values.enumerate() {
+        let rounded = f16::from_f32(value);
+        if !rounded.is_finite() {
+            return Err(Error::NotFloat16 { value, index });
+        }
+        bytes.extend_from_slice(&rounded.to_le_bytes());
+    }
+    Ok(bytes)
+}
+
+/// [`f16_bytes`] of raw values in `dtype`, without a float32 copy of them.
+pub fn raw_to_f16_bytes(bytes: &[u8], dtype: Dtype) -> Result<Vec<u8>, Error> {
+    match dtype {
+        Dtype::F16 => f16_bytes(
+            bytes
+                .chunks_exact(2)
+                .map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()),
+        ),
+        Dtype::BF16 => f16_bytes(
+            bytes
+                .chunks_exact(2)
+                .map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()),
+        ),
+        Dtype::F32 => f16_bytes(
+            bytes
+                .chunks_exact(4)
+                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
+        ),
+        other => Err(Error::Dtype(other)),
+    }
+}
+
 /// Dimensions as libtorch counts them.
 pub fn dims(shape: &[usize]) -> Vec<i64> {
     shape.iter().map(|&dim| dim as i64).collect()
@@ -105,6 +149,29 @@ mod tests {
         assert_eq!(tensor.kind(), Kind::BFloat16);
         assert_eq!(to_f32(&tensor).unwrap()[..2], [1.0, -2.0]);
         assert_eq!(to_bytes(&tensor).unwrap(), bits);
+    }
+
+    #[test]
+    fn float16_takes_what_fits_and_names_what_does_not() {
+        let bf16_bytes: Vec<u8> = [1.5f32, -2.0]
+            .iter()
+            .flat_map(|&v| bf16::from_f32(v).to_le_bytes())
+            .collect();
+        let f16_bytes: Vec<u8> = [1.5f32, -2.0]
+            .iter()
+            .flat_map(|&v| f16::from_f32(v).to_le_bytes())
+            .collect();
+        assert_eq!(
+            raw_to_f16_bytes(&bf16_bytes, Dtype::BF16).unwrap(),
+            f16_bytes
+        );
+        assert_eq!(raw_to_f16_bytes(&f16_bytes, Dtype::F16).unwrap(), f16_bytes);
+        let large: Vec<u8> = [1.0f32, 1e5].iter().flat_map(|v| v.to_le_bytes()).collect();
+        let error = raw_to_f16_bytes(&large, Dtype::F32).unwrap_err();
+        assert!(
+            matches!(error, Error::NotFloat16 { index: 1, .. }),
+            "{error}"
+        );
     }
 
     #[test]

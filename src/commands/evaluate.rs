@@ -1,0 +1,67 @@
+//! `nibble eval DIR`.
+
+use std::time::Instant;
+
+use anyhow::Result;
+use serde_json::json;
+
+use crate::calibration::{self, Tokenizer};
+use crate::cli::EvalArgs;
+use crate::cli::settings::ComputeChoice;
+use crate::eval;
+use crate::model::Compute;
+use crate::pipeline;
+use crate::weights::ModelDir;
+
+/// Seed of the order of documents, where the text has several. Fixed, so that figures compare.
+const SEED: u64 = 0;
+
+/// Measures and prints perplexity; with a reference, KL divergence and agreement too.
+///
+/// Computes in float32 on the CPU unless told otherwise: the rounding of bfloat16 would drown an 8-bit model's error.
+pub fn evaluate(args: &EvalArgs) -> Result<()> {
+    let start = Instant::now();
+    let choice = ComputeChoice::resolve(&args.compute)?;
+    let compute = Compute {
+        kind: choice.kind.unwrap_or(tch::Kind::Float),
+        ..pipeline::compute(&choice)?
+    };
+    let model = ModelDir::open(&args.model)?;
+    let reference = args.reference.as_deref().map(ModelDir::open).transpose()?;
+    let tokenizer = Tokenizer::open(args.reference.as_ref().unwrap_or(&args.model))?;
+    let documents = match &args.text {
+        Some(path) => calibration::load(Some(path))?,
+        None => calibration::held_out()?,
+    };
+    let windows = calibration::windows(&documents, &tokenizer, args.seq_len, args.windows, SEED)?;
+    let result = eval::evaluate(&model, reference.as_ref(), compute, &windows.ids)?;
+    let seconds = start.elapsed().as_secs_f64();
+    if args.json {
+        let mut object = serde_json::to_value(&result)?;
+        if let Some(object) = object.as_object_mut() {
+            object.insert("windows".into(), json!(windows.ids.len()));
+            object.insert("seq_len".into(), json!(args.seq_len));
+            object.insert("seconds".into(), json!(seconds));
+        }
+        return Ok(super::print(&format!("{object}\n"))?);
+    }
+    let mut text = format!("perplexity      {:.4}\n", result.perplexity);
+    if let (Some(kl), Some(top1), Some(original)) = (
+        result.kl_divergence,
+        result.top1_agreement,
+        result.reference_perplexity,
+    ) {
+        text += &format!(
+            "the original's  {original:.4}\nKL divergence   {kl:.5} nats\ntop-1 agreement {:.2} %\n",
+            100.0 * top1
+        );
+    }
+    text += &format!(
+        "{} windows of {} tokens, {:?} in {:?}, {seconds:.1} s\n",
+        windows.ids.len(),
+        args.seq_len,
+        compute.device,
+        compute.kind
+    );
+    Ok(super::print(&text)?)
+}

@@ -1,0 +1,24 @@
+//! `nibble [OPTIONS] [MODEL]`.
+
+use std::time::Instant;
+
+use anyhow::Result;
+
+use crate::cli::QuantizeArgs;
+use crate::cli::settings::Settings;
+use crate::pipeline::{self, Plan};
+use crate::weights::ModelDir;
+
+/// Quantizes, or with `--dry-run` prints the plan.
+pub fn quantize(args: QuantizeArgs, start: Instant) -> Result<()> {
+    let settings = Settings::resolve(args)?;
+    if settings.dry_run {
+        let source = ModelDir::open(&settings.model)?;
+        let compute = pipeline::compute(&settings.compute)?;
+        super::print(&Plan::new(&source, &settings, compute)?.render(&source, &settings, compute))?;
+        return Ok(());
+    }
+    let command = std::env::args().collect();
+    pipeline::quantize(&settings, command, start)?;
+    Ok(())
+}

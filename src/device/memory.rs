@@ -1,0 +1,139 @@
+//! Host memory: what this process takes, and what it may take.
+
+use std::fs;
+use std::path::Path;
+
+/// Resident memory of this process, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resident {
+    /// The most it was at any time.
+    pub peak_bytes: u64,
+    /// Now.
+    pub current_bytes: u64,
+}
+
+/// Resident memory of this process, from `/proc/self/status`; `None` where there is no such file.
+pub fn resident() -> Option<Resident> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    Some(Resident {
+        peak_bytes: field(&status, "VmHWM:")?,
+        current_bytes: field(&status, "VmRSS:")?,
+    })
+}
+
+/// Bytes that this process can still take without swapping: the machine's available memory, or what is left below the
+/// limit of a control group that the process is in, whichever is less. `None` where the system tells neither.
+pub fn available_bytes() -> Option<u64> {
+    available_below(Path::new("/"))
+}
+
+fn available_below(root: &Path) -> Option<u64> {
+    let machine = fs::read_to_string(root.join("proc/meminfo"))
+        .ok()
+        .and_then(|meminfo| field(&meminfo, "MemAvailable:"));
+    let groups = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
+    let limits = groups.lines().filter_map(|line| group_left(root, line));
+    machine.into_iter().chain(limits).min()
+}
+
+/// What is left in the control group of a line `id:controllers:/path` of `/proc/self/cgroup`, and in those above it.
+fn group_left(root: &Path, line: &str) -> Option<u64> {
+    let mut parts = line.splitn(3, ':').skip(1);
+    let (controllers, path) = (parts.next()?, parts.next()?);
+    let (mount, limit, usage, inactive) = if controllers.is_empty() {
+        // Version 2: cgroups(7).
+        (
+            "sys/fs/cgroup",
+            "memory.max",
+            "memory.current",
+            "inactive_file",
+        )
+    } else if controllers.split(',').any(|name| name == "memory") {
+        (
+            "sys/fs/cgroup/memory",
+            "memory.limit_in_bytes",
+            "memory.usage_in_bytes",
+            "total_inactive_file",
+        )
+    } else {
+        return None;
+    };
+    let left = |group: &Path| {
+        let group = root.join(mount).join(group.strip_prefix("/").ok()?);
+        let number = |name| {
+            fs::read_to_string(group.join(name))
+                .ok()?
+                .trim()
+                .parse::<u64>()
+                .ok()
+        };
+        // "max" is no number: no limit here.
+        let (limit, usage) = (number(limit)?, number(usage)?);
+        // File pages that were not used lately count as usage but are given up first.
+        let stat = fs::read_to_string(group.join("memory.stat")).unwrap_or_default();
+        let inactive = stat.lines().find_map(|line| {
+            let (name, bytes) = line.split_once(' ')?;
+            (name == inactive).then(|| bytes.trim().parse::<u64>().ok())?
+        });
+        Some(limit.saturating_sub(usage.saturating_sub(inactive.unwrap_or(0))))
+    };
+    Path::new(path).ancestors().filter_map(left).min()
+}
+
+/// Bytes of a line `name   123 kB`.
+fn field(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_is_resident() {
+        let resident = resident().unwrap();
+        assert!(resident.peak_bytes >= resident.current_bytes);
+        assert!(resident.current_bytes > 1 << 20);
+        assert!(available_bytes().unwrap() > 1 << 20);
+    }
+
+    #[test]
+    fn the_tightest_limit_counts() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = root.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        let check = |expected| assert_eq!(available_below(root.path()), expected);
+        check(None);
+        write(
+            "proc/meminfo",
+            "MemTotal: 9000 kB\nMemAvailable:    8000 kB\n",
+        );
+        check(Some(8_192_000));
+        // Version 2: the limit may be a parent's, and cold file pages are free.
+        write("proc/self/cgroup", "0::/a/b\n");
+        write("sys/fs/cgroup/a/b/memory.max", "max\n");
+        write("sys/fs/cgroup/a/b/memory.current", "1000\n");
+        check(Some(8_192_000));
+        write("sys/fs/cgroup/a/memory.max", "500000\n");
+        write("sys/fs/cgroup/a/memory.current", "200000\n");
+        check(Some(300_000));
+        write(
+            "sys/fs/cgroup/a/memory.stat",
+            "anon 1\ninactive_file 50000\n",
+        );
+        check(Some(350_000));
+        // Version 1, and a group that is over its limit.
+        write("proc/self/cgroup", "5:cpu:/x\n4:hugetlb,memory:/c\n");
+        write("sys/fs/cgroup/memory/c/memory.limit_in_bytes", "70000\n");
+        write("sys/fs/cgroup/memory/c/memory.usage_in_bytes", "60000\n");
+        check(Some(10_000));
+        write("sys/fs/cgroup/memory/c/memory.usage_in_bytes", "80000\n");
+        check(Some(0));
+    }
+}

@@ -1,0 +1,23 @@
+//! Mistral: Llama with a sliding window in every layer, unless `sliding_window` is null.
+
+use super::llama::LLAMA;
+use super::{Architecture, Bias, WindowRule, llama_linears};
+
+pub const MISTRAL: Architecture = Architecture {
+    model_type: "mistral",
+    architecture: "MistralForCausalLM",
+    linears: &llama_linears(Bias::Never, Bias::Never, Bias::Never),
+    window: WindowRule::EveryLayer,
+    defaults: &[
+        ("max_position_embeddings", 131_072),
+        ("num_key_value_heads", 8),
+        ("sliding_window", 4096),
+    ],
+    // transformers ignores layer_types here with a warning that another class is meant.
+    requires: &[
+        ("is_causal", &["true"]),
+        ("partial_rotary_factor", &["1.0"]),
+        ("layer_types", &["null"]),
+    ],
+    ..LLAMA
+};

@@ -1,0 +1,116 @@
+//! Weights by formula, so that golden files and tests need not store any: the same numbers in Rust and in Python.
+//!
+//! Value `i` of a tensor is `centre + width * (2 u - 1)`, where `u` in `[0, 1)` is a 24-bit hash of the tensor's name and
+//! `i`. `tests/golden/generate/formula.py` computes the same to the bit.
+
+use super::{Model, Weights};
+use crate::tensor;
+use anyhow::Context as _;
+use safetensors::tensor::TensorView;
+use std::collections::BTreeMap;
+use std::path::Path;
+use tch::{Kind, Tensor};
+
+/// The tensors of a tiny model, made when they are asked for.
+#[derive(Debug)]
+pub struct FormulaWeights {
+    kind: Kind,
+    shapes: BTreeMap<String, Vec<usize>>,
+}
+
+impl FormulaWeights {
+    /// The weights of `model`, rounded to `kind`.
+    pub fn new(model: &Model, kind: Kind) -> Self {
+        let shapes = model.tensors().into_iter().collect();
+        Self { kind, shapes }
+    }
+
+    /// Writes a checkpoint: `config.json` as it is given, and `model.safetensors`.
+    pub fn save(&self, config: &serde_json::Value, directory: &Path) -> anyhow::Result<()> {
+        let dtype = match self.kind {
+            Kind::BFloat16 => safetensors::Dtype::BF16,
+            Kind::Half => safetensors::Dtype::F16,
+            _ => safetensors::Dtype::F32,
+        };
+        let bytes = self
+            .shapes
+            .iter()
+            .map(|(name, shape)| Ok(tensor::to_bytes(&self.tensor(name, shape)?)?))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        let views = self
+            .shapes
+            .iter()
+            .zip(&bytes)
+            .map(|((name, shape), bytes)| Ok((name, TensorView::new(dtype, shape.clone(), bytes)?)))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        std::fs::create_dir_all(directory)?;
+        std::fs::write(directory.join("config.json"), config.to_string())?;
+        let path = directory.join("model.safetensors");
+        safetensors::serialize_to_file(views, None, &path)
+            .with_context(|| path.display().to_string())
+    }
+}
+
+impl Weights for FormulaWeights {
+    fn tensor(&self, name: &str, shape: &[usize]) -> anyhow::Result<Tensor> {
+        let own = self
+            .shapes
+            .get(name)
+            .with_context(|| format!("no tensor {name}"))?;
+        anyhow::ensure!(own == shape, "{name} is {own:?}, not {shape:?}");
+        Ok(tensor::from_f32(&values(name, shape), shape)?.f_to_kind(self.kind)?)
+    }
+
+    fn rows(&self, name: &str, shape: &[usize], ids: &[u32]) -> anyhow::Result<Tensor> {
+        let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
+        Ok(self
+            .tensor(name, shape)?
+            .f_index_select(0, &Tensor::f_from_slice(&ids)?)?)
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.shapes.contains_key(name)
+    }
+}
+
+/// Norms lie around 1, biases within a half, embeddings within 1, other matrices within `2 / sqrt(columns)`.
+fn values(name: &str, shape: &[usize]) -> Vec<f32> {
+    let columns = shape.last().copied().unwrap_or(1) as f32;
+    let (centre, width) = if name.ends_with("norm.weight") {
+        (1.0, 0.5)
+    } else if name.ends_with("_proj.bias") {
+        (0.0, 0.5)
+    } else if name.ends_with("embed_tokens.weight") {
+        (0.0, 1.0)
+    } else {
+        (0.0, 2.0 / columns.sqrt())
+    };
+    hashes(name)
+        .take(shape.iter().product())
+        .map(|hash| {
+            let unit = (hash >> 8) as f32 / (1 << 24) as f32;
+            centre + width * (2.0 * unit - 1.0)
+        })
+        .collect()
+}
+
+/// Token ids that depend on `name` only.
+pub fn token_ids(name: &str, count: usize, vocab_size: usize) -> Vec<u32> {
+    hashes(name)
+        .take(count)
+        .map(|hash| hash % vocab_size as u32)
+        .collect()
+}
+
+/// MurmurHash3's finalizer over a sequence that starts at the name's FNV-1a hash.
+fn hashes(name: &str) -> impl Iterator<Item = u32> {
+    let seed = name.bytes().fold(0x811C_9DC5u32, |state, byte| {
+        (state ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    });
+    (0u32..).map(move |i| {
+        let mut x = seed.wrapping_add(i.wrapping_mul(0x9E37_79B9));
+        x = (x ^ (x >> 16)).wrapping_mul(0x85EB_CA6B);
+        x = (x ^ (x >> 13)).wrapping_mul(0xC2B2_AE35);
+        x ^ (x >> 16)
+    })
+}

@@ -1,0 +1,202 @@
+//! Folding AWQ's channel scales into the operation before a stage, and the proof that this changes nothing.
+
+use anyhow::Result;
+use half::f16;
+use tch::{Kind, Tensor};
+
+use super::solve::FloatLinear;
+use crate::model::{Block, Compute, Fold, Linear, Model, Rope, Stage, State, Weights};
+
+/// Largest relative change of a layer's float32 output that counts as rounding.
+const TOLERANCE: f64 = 1e-4;
+
+/// Tokens of the first calibration window that the proof runs on.
+const PROBE_TOKENS: i64 = 32;
+
+/// A norm's `weight` after its gain `weight + offset` was divided by `scale`, as float16 will store it, and the scale that
+/// this division really applied.
+///
+/// The second makes the fold exact although the first is rounded: the stage's columns are multiplied by it.
+pub fn divide_norm(weight: &[f32], offset: f32, scale: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    weight
+        .iter()
+        .zip(scale)
+        .map(|(&weight, &scale)| {
+            let gain = weight + offset;
+            let stored = f16::from_f32(gain / scale - offset).to_f32();
+            let applied = gain / (stored + offset);
+            if gain == 0.0 {
+                (weight, scale)
+            } else if applied.is_normal() && stored.is_finite() {
+                (stored, applied)
+            } else {
+                // Out of float16's range: leave this channel as it is.
+                (weight, 1.0)
+            }
+        })
+        .unzip()
+}
+
+/// Two float32 streams of a few tokens through one layer: the original weights, and the folded ones.
+///
+/// AWQ's folds are identities on paper; a family whose norm, gate or head layout differs from what its row says
+/// breaks them silently. Each layer therefore proves its folds before its tensors are final.
+pub struct FoldProof<'a> {
+    compute: Compute,
+    original: (Block, State),
+    folded: (Block, State),
+    /// The folded stream's previous stage: the state it started from and its outputs, for folds into its rows.
+    previous: Option<(&'a Stage, State, Vec<Tensor>)>,
+    rope: Rope,
+}
+
+impl<'a> FoldProof<'a> {
+    /// Starts from the layer's real input `hidden` `[B, T, hidden]`.
+    pub fn new(
+        model: &Model,
+        weights: &dyn Weights,
+        layer: usize,
+        hidden: &Tensor,
+    ) -> Result<Self> {
+        let compute = Compute {
+            device: tch::Device::Cpu,
+            kind: Kind::Float,
+        };
+        let n_tokens = PROBE_TOKENS.min(hidden.size()[1]);
+        let probe = hidden
+            .f_narrow(0, 0, 1)?
+            .f_narrow(1, 0, n_tokens)?
+            .f_to_device(compute.device)?
+            .f_to_kind(compute.kind)?;
+        Ok(Self {
+            compute,
+            original: (
+                Block::load(model, weights, compute, layer)?,
+                State::new(probe.shallow_clone()),
+            ),
+            folded: (
+                Block::load(model, weights, compute, layer)?,
+                State::new(probe.shallow_clone()),
+            ),
+            previous: None,
+            rope: model.rope(compute, n_tokens as usize)?,
+        })
+    }
+
+    /// Takes both streams through `stage`, given its float linears before and after the columns were scaled.
+    ///
+    /// `divisors` are what the fold's norm weight or source rows were divided by.
+    pub fn advance(
+        &mut self,
+        stage: &'a Stage,
+        original: &[FloatLinear],
+        biases: &[Option<Tensor>],
+        scaled: &[FloatLinear],
+        folded_norm: Option<&Tensor>,
+        divisors: &[f32],
+    ) -> Result<()> {
+        let (block, state) = &mut self.original;
+        let outputs = run(stage, block, state, original, biases, self.compute)?;
+        *state = block.mix(stage, outputs, take(state), &self.rope, None)?;
+
+        let (block, state) = &mut self.folded;
+        match (&stage.fold, self.previous.take()) {
+            (Fold::Norm(site), _) => {
+                if let Some(norm) = folded_norm {
+                    block.set_norm_weight(*site, norm)?;
+                }
+            }
+            (Fold::Rows(role), Some((previous, before, mut outputs))) => {
+                if let Some(index) = previous.linears.iter().position(|linear| linear == role) {
+                    let divisors = Tensor::f_from_slice(divisors)?;
+                    outputs[index] = outputs[index].f_div(&divisors)?;
+                }
+                *state = block.mix(previous, outputs, before, &self.rope, None)?;
+            }
+            _ => {}
+        }
+        let outputs = run(stage, block, state, scaled, biases, self.compute)?;
+        let before = State {
+            hidden: state.hidden.shallow_clone(),
+            carried: state.carried.as_ref().map(Tensor::shallow_clone),
+        };
+        let kept = outputs
+            .iter()
+            .map(Tensor::f_alias_copy)
+            .collect::<Result<_, _>>()?;
+        *state = block.mix(stage, outputs, take(state), &self.rope, None)?;
+        self.previous = Some((stage, before, kept));
+        Ok(())
+    }
+
+    /// Compares the layer's outputs: the largest difference over the largest value.
+    pub fn finish(self) -> Result<f64> {
+        let (original, folded) = (&self.original.1.hidden, &self.folded.1.hidden);
+        let largest = original.f_abs()?.f_max()?.f_double_value(&[])?;
+        let difference = original
+            .f_sub(folded)?
+            .f_abs()?
+            .f_max()?
+            .f_double_value(&[])?;
+        let relative = difference / largest.max(f64::MIN_POSITIVE);
+        anyhow::ensure!(
+            relative <= TOLERANCE,
+            "folding AWQ's scales changed the layer's float output by {relative:.2e} of its size, more than \
+             {TOLERANCE:.0e}: the family's description does not fit this model; please report it, and use --gptq meanwhile"
+        );
+        Ok(relative)
+    }
+}
+
+fn take(state: &mut State) -> State {
+    State {
+        hidden: state.hidden.shallow_clone(),
+        carried: state.carried.take(),
+    }
+}
+
+fn run(
+    stage: &Stage,
+    block: &Block,
+    state: &State,
+    linears: &[FloatLinear],
+    biases: &[Option<Tensor>],
+    compute: Compute,
+) -> Result<Vec<Tensor>> {
+    let x = block.stage_input(stage, state)?;
+    linears
+        .iter()
+        .zip(biases)
+        .map(|(linear, bias)| {
+            let bias = bias
+                .as_ref()
+                .map(|bias| bias.f_to_kind(compute.kind))
+                .transpose()?;
+            let weight = linear.weight.f_to_kind(compute.kind)?;
+            Linear { weight, bias }.forward(&x).map_err(Into::into)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rounded_division_is_undone_exactly_by_the_scale_it_applied() {
+        let weight = [1.0f32, 0.3, -2.7, 0.0, 1e-6, 60000.0];
+        let scale = [3.0f32, 0.7, 1.1, 2.0, 100.0, 1e-3];
+        for offset in [0.0, 1.0] {
+            let (stored, applied) = divide_norm(&weight, offset, &scale);
+            for ((stored, applied), weight) in stored.iter().zip(&applied).zip(weight) {
+                let (gain, folded) = (weight + offset, stored + offset);
+                assert!((folded * applied - gain).abs() <= 2.0 * f32::EPSILON * gain.abs());
+                assert!(applied.is_finite() && *applied > 0.0);
+            }
+        }
+        // Both ends of float16's range keep their channel unscaled.
+        let (stored, applied) = divide_norm(&weight, 0.0, &scale);
+        assert_eq!((stored[4], applied[4]), (1e-6, 1.0));
+        assert_eq!((stored[5], applied[5]), (60000.0, 1.0));
+    }
+}

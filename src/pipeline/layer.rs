@@ -1,0 +1,407 @@
+//! One layer from float to codes, stage by stage: observe the input, solve, write, and run the quantized linears once.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use tch::{Device, Tensor};
+
+use super::fold::{FoldProof, divide_norm};
+use super::solve::{self, FloatLinear, ScaleFound, Solved};
+use super::{Run, Times};
+use crate::cli::settings::Method;
+use crate::fault::InputError;
+use crate::model::{Block, Fold, Linear, NormSite, Role, Rope, Stage, State, Weights};
+use crate::quant::{InputStats, QuantizedLinear, awq};
+use crate::report::LinearReport;
+
+/// The layer being quantized: its small float tensors, and the codes that a later stage may still rescale.
+pub struct LayerRun<'a> {
+    run: &'a Run<'a>,
+    layer: usize,
+    block: Block,
+    /// Norms and biases in float32 by tensor name, as they will be stored.
+    dense: BTreeMap<String, Vec<f32>>,
+    /// Linears whose rows a later stage's scale may be folded into.
+    pending: Vec<(Role, QuantizedLinear)>,
+}
+
+impl<'a> LayerRun<'a> {
+    /// Loads the layer's norms and biases.
+    pub fn load(run: &'a Run<'a>, layer: usize) -> Result<Self> {
+        let (model, source) = (&run.source.model, run.source);
+        let mut dense = BTreeMap::new();
+        for (name, shape) in model.layer_dense_tensors(layer) {
+            dense.insert(
+                name.clone(),
+                crate::tensor::to_f32(&source.tensor(&name, &shape)?)?,
+            );
+        }
+        Ok(Self {
+            run,
+            layer,
+            block: Block::load(model, source, run.compute, layer)?,
+            dense,
+            pending: Vec::new(),
+        })
+    }
+
+    /// Quantizes all stages and takes `states`, one a batch, through them. `stage_done` hears of each stage.
+    pub fn quantize(
+        mut self,
+        states: &mut [State],
+        rope: &Rope,
+        times: &mut Times,
+        mut stage_done: impl FnMut(&Stage, &[LinearReport], f64),
+    ) -> Result<Vec<LinearReport>> {
+        let mut reports = Vec::new();
+        let mut proof = match (self.run.folds(), states.first()) {
+            (true, Some(state)) => Some(FoldProof::new(
+                &self.run.source.model,
+                self.run.source,
+                self.layer,
+                &state.hidden,
+            )?),
+            _ => None,
+        };
+        for stage in self.run.source.model.arch.stages {
+            let start = Instant::now();
+            let stats = times.statistics.time(|| self.observe(stage, states))?;
+            let n_tokens = stats.n_tokens;
+            let linears = times.load.time(|| self.load_linears(stage))?;
+            let energies = output_energies(&linears, &stats)?;
+            let solved = times
+                .solve
+                .time(|| self.solve(stage, linears, stats, states, proof.as_mut()))?;
+            let mut running = Vec::new();
+            let first = reports.len();
+            for ((role, solved), energy) in stage.linears.iter().zip(solved).zip(energies) {
+                running.push(self.running(*role, &solved.quantized)?);
+                let (out, inp) = (solved.quantized.out_features, solved.quantized.in_features);
+                reports.push(LinearReport {
+                    name: self.run.source.model.linear_name(self.layer, *role),
+                    layer: self.layer,
+                    stage: stage.name,
+                    out_features: out,
+                    in_features: inp,
+                    error: solved.error,
+                    relative_error: if energy > 0.0 {
+                        solved.error / energy
+                    } else {
+                        0.0
+                    },
+                    tokens: n_tokens,
+                    seconds: solved.seconds,
+                    awq: solved.awq,
+                    gptq: solved.gptq,
+                });
+                if self.run.folds() && self.is_fold_source(*role) {
+                    self.pending.push((*role, solved.quantized));
+                } else {
+                    times.write.time(|| self.write(*role, &solved.quantized))?;
+                }
+            }
+            times
+                .forward
+                .time(|| self.advance(stage, &running, states, rope))?;
+            let record = serde_json::json!({"layer": self.layer, "stage": stage.name});
+            times.write.time(|| self.run.writer.stage_done(&record))?;
+            stage_done(
+                stage,
+                &reports[first..],
+                n_tokens as f64 / start.elapsed().as_secs_f64(),
+            );
+        }
+        if let Some(proof) = proof {
+            let change = proof
+                .finish()
+                .with_context(|| format!("layer {}", self.layer))?;
+            tracing::debug!(
+                "layer {}: float output after folding differs by {change:.1e}",
+                self.layer
+            );
+        }
+        times.write.time(|| self.finish())?;
+        Ok(reports)
+    }
+
+    /// The statistics of the stage's input over all batches.
+    fn observe(&self, stage: &Stage, states: &[State]) -> Result<InputStats> {
+        let (_, inp) = self.run.source.model.linear_shape(stage.linears[0]);
+        let mut stats = InputStats::new(inp, self.run.compute.device)?;
+        for state in states {
+            let state = to_device(state, self.run.compute.device)?;
+            stats.observe(&self.block.stage_input(stage, &state)?)?;
+        }
+        stats.finish().with_context(|| {
+            format!(
+                "layer {}, input of {}: the model overflows {:?}; try --dtype float32",
+                self.layer, stage.name, self.run.compute.kind
+            )
+        })
+    }
+
+    /// The stage's float weights, checked for NaN and infinity.
+    fn load_linears(&self, stage: &Stage) -> Result<Vec<FloatLinear>> {
+        let model = &self.run.source.model;
+        stage
+            .linears
+            .iter()
+            .map(|&role| {
+                let name = model.linear_name(self.layer, role);
+                let (out, inp) = model.linear_shape(role);
+                let tensor = format!("{name}.weight");
+                let weight = self
+                    .run
+                    .source
+                    .tensor(&tensor, &[out, inp])?
+                    .f_to_kind(tch::Kind::Float)?;
+                let bad = weight
+                    .f_isfinite()?
+                    .f_logical_not()?
+                    .f_sum(tch::Kind::Int64)?
+                    .f_int64_value(&[])?;
+                if bad > 0 {
+                    let file = self
+                        .run
+                        .source
+                        .checkpoint
+                        .info(&tensor)
+                        .map_or(self.run.source.checkpoint.dir(), |info| &info.file);
+                    let problem = format!("{tensor} holds {bad} values that are NaN or infinite");
+                    return Err(InputError::new(
+                        file,
+                        problem,
+                        "repair or download the checkpoint again",
+                    )
+                    .into());
+                }
+                Ok(FloatLinear { role, name, weight })
+            })
+            .collect()
+    }
+
+    /// Codes for the stage's linears. With AWQ the channel scale is folded away on the way, in `states` and the proof too.
+    fn solve(
+        &mut self,
+        stage: &'static Stage,
+        linears: Vec<FloatLinear>,
+        stats: InputStats,
+        states: &mut [State],
+        proof: Option<&mut FoldProof<'static>>,
+    ) -> Result<Vec<Solved>> {
+        let settings = self.run.settings;
+        if settings.rtn {
+            return solve::rtn(&linears, &stats, settings);
+        }
+        if settings.method == Method::Gptq {
+            return solve::gptq(&linears, &stats, settings)
+                .with_context(|| format!("layer {}, {}", self.layer, stage.name));
+        }
+
+        let start = Instant::now();
+        let classes = self.run.source.model.fold_classes(stage);
+        let weights: Vec<Tensor> = linears
+            .iter()
+            .map(|linear| linear.weight.shallow_clone())
+            .collect();
+        let (found, mut scale) = match stage.fold {
+            Fold::None => (
+                ScaleFound::none(),
+                vec![1.0; stats.abs_sum.size1()? as usize],
+            ),
+            _ => {
+                let search =
+                    awq::search_scale(&weights, &stats, settings.scheme, classes.as_deref())?;
+                (ScaleFound::of(&search), search.channel_scale)
+            }
+        };
+        let divisors = self.fold(stage, &mut scale, classes.as_deref(), states)?;
+        let stats = awq::scale_stats(&stats, &scale)?;
+        let columns = Tensor::f_from_slice(&scale)?;
+        let scaled = linears
+            .iter()
+            .map(|linear| {
+                Ok(FloatLinear {
+                    role: linear.role,
+                    name: linear.name.clone(),
+                    weight: linear.weight.f_mul(&columns)?,
+                })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let search_seconds = start.elapsed().as_secs_f64();
+        if let Some(proof) = proof {
+            let biases = linears
+                .iter()
+                .map(|linear| self.bias(linear.role))
+                .collect::<Result<Vec<_>>>()?;
+            let norm = match stage.fold {
+                Fold::Norm(site) => Some(self.norm(site)?),
+                _ => None,
+            };
+            proof.advance(stage, &linears, &biases, &scaled, norm.as_ref(), &divisors)?;
+        }
+        drop((linears, weights));
+        solve::awq(&scaled, &stats, &found, search_seconds, settings)
+    }
+
+    /// Divides what comes before the stage by the channel `scale`, and makes `scale` what that really applied.
+    ///
+    /// Returns the divisors of the source's rows, where the fold goes into rows.
+    fn fold(
+        &mut self,
+        stage: &Stage,
+        scale: &mut Vec<f32>,
+        classes: Option<&[usize]>,
+        states: &mut [State],
+    ) -> Result<Vec<f32>> {
+        let model = &self.run.source.model;
+        match stage.fold {
+            Fold::None => Ok(Vec::new()),
+            Fold::Norm(site) => {
+                let name = model.norm_name(self.layer, site);
+                let weight = self.dense.get_mut(&name).with_context(|| name.clone())?;
+                let (stored, applied) = divide_norm(weight, model.arch.norm.offset(), scale);
+                *weight = stored;
+                *scale = applied;
+                let norm = self.norm(site)?;
+                self.block.set_norm_weight(site, &norm)?;
+                Ok(Vec::new())
+            }
+            Fold::Rows(role) => {
+                let (rows, _) = model.linear_shape(role);
+                let mut divisors = vec![1.0; rows];
+                for (channel, scale) in scale.iter().enumerate() {
+                    divisors[classes.map_or(channel, |classes| classes[channel])] = *scale;
+                }
+                for (_, quantized) in self
+                    .pending
+                    .iter_mut()
+                    .filter(|(pending, _)| *pending == role)
+                {
+                    quantized.divide_rows(&divisors);
+                }
+                if let Some(bias) = self
+                    .dense
+                    .get_mut(&format!("{}.bias", model.linear_name(self.layer, role)))
+                {
+                    for (bias, divisor) in bias.iter_mut().zip(&divisors) {
+                        *bias /= divisor;
+                    }
+                }
+                let scale = Tensor::f_from_slice(scale)?.f_reciprocal()?;
+                for carried in states.iter_mut().filter_map(|state| state.carried.as_mut()) {
+                    let _ = carried.f_mul_(&scale.f_to_kind(carried.kind())?)?;
+                }
+                Ok(divisors)
+            }
+        }
+    }
+
+    /// A norm weight in float32, as it will be stored.
+    fn norm(&self, site: NormSite) -> Result<Tensor> {
+        let name = self.run.source.model.norm_name(self.layer, site);
+        let values = self.dense.get(&name).with_context(|| name.clone())?;
+        Ok(Tensor::f_from_slice(values)?)
+    }
+
+    /// A linear's bias in float32, as it will be stored.
+    fn bias(&self, role: Role) -> Result<Option<Tensor>> {
+        let name = format!(
+            "{}.bias",
+            self.run.source.model.linear_name(self.layer, role)
+        );
+        Ok(self
+            .dense
+            .get(&name)
+            .map(|values| Tensor::f_from_slice(values))
+            .transpose()?)
+    }
+
+    /// The linear as the runtimes will compute it.
+    fn running(&self, role: Role, quantized: &QuantizedLinear) -> Result<Linear> {
+        let place = |tensor: Tensor| {
+            tensor
+                .f_to_device(self.run.compute.device)?
+                .f_to_kind(self.run.compute.kind)
+        };
+        Ok(Linear {
+            weight: place(quantized.dequantize_tensor()?)?,
+            bias: self.bias(role)?.map(place).transpose()?,
+        })
+    }
+
+    /// Runs the stage's quantized linears and its mixing step over all batches.
+    fn advance(
+        &self,
+        stage: &Stage,
+        linears: &[Linear],
+        states: &mut [State],
+        rope: &Rope,
+    ) -> Result<()> {
+        let host = states
+            .first()
+            .map_or(Device::Cpu, |state| state.hidden.device());
+        for slot in states {
+            let state = to_device(slot, self.run.compute.device)?;
+            let x = self.block.stage_input(stage, &state)?;
+            let outputs = linears
+                .iter()
+                .map(|linear| linear.forward(&x))
+                .collect::<Result<Vec<_>, _>>()?;
+            drop(x);
+            *slot = to_device(&self.block.mix(stage, outputs, state, rope, None)?, host)?;
+        }
+        Ok(())
+    }
+
+    fn is_fold_source(&self, role: Role) -> bool {
+        let stages = self.run.source.model.arch.stages;
+        stages
+            .iter()
+            .any(|stage| matches!(stage.fold, Fold::Rows(source) if source == role))
+    }
+
+    fn write(&self, role: Role, quantized: &QuantizedLinear) -> Result<()> {
+        let module = self.run.source.model.linear_name(self.layer, role);
+        for (suffix, bytes) in self.run.settings.format.pack(quantized) {
+            self.run
+                .writer
+                .write(&format!("{module}.{suffix}"), &bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Writes what waited for later stages, and the norms and biases.
+    fn finish(&self) -> Result<()> {
+        for (role, quantized) in &self.pending {
+            self.write(*role, quantized)?;
+        }
+        for (name, values) in &self.dense {
+            let bytes =
+                crate::tensor::f16_bytes(values.iter().copied()).with_context(|| name.clone())?;
+            self.run.writer.write(name, &bytes)?;
+        }
+        Ok(())
+    }
+}
+
+/// The mean square of each linear's own output, summed over its features: what its error is relative to.
+fn output_energies(linears: &[FloatLinear], stats: &InputStats) -> Result<Vec<f64>> {
+    linears
+        .iter()
+        .map(|linear| Ok(crate::quant::output_error(&linear.weight, stats)?))
+        .collect()
+}
+
+/// The state on `device`; shares memory where it is there already.
+fn to_device(state: &State, device: Device) -> Result<State> {
+    Ok(State {
+        hidden: state.hidden.f_to_device(device)?,
+        carried: state
+            .carried
+            .as_ref()
+            .map(|carried| carried.f_to_device(device))
+            .transpose()?,
+    })
+}

@@ -1,0 +1,152 @@
+//! One stage's linears from float to codes: which solver, with what folded where.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use tch::Tensor;
+
+use crate::cli::settings::{Method, Settings};
+use crate::model::Role;
+use crate::quant::{self, InputStats, QuantizedLinear, awq, gptq};
+use crate::report::{AwqReport, GptqReport};
+
+/// A linear in float32 on the host, `[out, in]`.
+pub struct FloatLinear {
+    pub role: Role,
+    /// Module name, such as `model.layers.0.self_attn.q_proj`.
+    pub name: String,
+    pub weight: Tensor,
+}
+
+/// What a solver made of one linear.
+pub struct Solved {
+    pub quantized: QuantizedLinear,
+    /// Mean over tokens of the squared change of the output.
+    pub error: f64,
+    pub seconds: f64,
+    pub awq: Option<AwqReport>,
+    pub gptq: Option<GptqReport>,
+}
+
+/// What the search for a stage's channel scale found, for the report.
+pub struct ScaleFound {
+    scale: String,
+    gain: f64,
+}
+
+impl ScaleFound {
+    /// Of a stage whose scale cannot be folded anywhere.
+    pub fn none() -> Self {
+        Self {
+            scale: "none".to_owned(),
+            gain: 1.0,
+        }
+    }
+
+    /// Of a search.
+    pub fn of(search: &awq::ScaleSearch) -> Self {
+        let scale = match (search.activation_exponent, search.weight_exponent) {
+            (0.0, 0.0) => "1".to_owned(),
+            (activation, weight) => format!("x^{activation:.2}/w^{weight:.2}"),
+        };
+        Self {
+            scale,
+            gain: ratio(search.loss, search.loss_identity),
+        }
+    }
+}
+
+/// Rounds each linear to its nearest codes.
+pub fn rtn(
+    linears: &[FloatLinear],
+    stats: &InputStats,
+    settings: &Settings,
+) -> Result<Vec<Solved>> {
+    linears
+        .iter()
+        .map(|linear| {
+            let start = Instant::now();
+            let (out, inp) = linear.weight.size2()?;
+            let values = crate::tensor::to_f32(&linear.weight)?;
+            let quantized = quant::rtn(&values, out as usize, inp as usize, settings.scheme);
+            let delta = quantized.dequantize_tensor()?.f_sub(&linear.weight)?;
+            Ok(Solved {
+                error: quant::output_error(&delta, stats)?,
+                quantized,
+                seconds: start.elapsed().as_secs_f64(),
+                awq: None,
+                gptq: None,
+            })
+        })
+        .collect()
+}
+
+/// GPTQ: one factorization for the stage, then each linear.
+pub fn gptq(
+    linears: &[FloatLinear],
+    stats: &InputStats,
+    settings: &Settings,
+) -> Result<Vec<Solved>> {
+    let start = Instant::now();
+    let factor = gptq::Factor::new(stats, settings.scheme, &settings.gptq)?;
+    let shared_seconds = start.elapsed().as_secs_f64() / linears.len() as f64;
+    linears
+        .iter()
+        .map(|linear| {
+            let start = Instant::now();
+            let solved = gptq::solve(&linear.weight, &factor, settings.scheme, &settings.gptq)
+                .with_context(|| linear.name.clone())?;
+            Ok(Solved {
+                quantized: solved.quantized,
+                error: solved.loss,
+                seconds: shared_seconds + start.elapsed().as_secs_f64(),
+                awq: None,
+                gptq: Some(GptqReport {
+                    damp: factor.damp_used,
+                    dead_columns: factor.n_dead,
+                }),
+            })
+        })
+        .collect()
+}
+
+/// AWQ's second half: clips and rounds linears whose columns already carry `scale`; `stats` are those of the input over it.
+pub fn awq(
+    scaled: &[FloatLinear],
+    stats: &InputStats,
+    found: &ScaleFound,
+    search_seconds: f64,
+    settings: &Settings,
+) -> Result<Vec<Solved>> {
+    scaled
+        .iter()
+        .map(|linear| {
+            let start = Instant::now();
+            let solved = awq::quantize(&linear.weight, stats, settings.scheme, true)
+                .with_context(|| linear.name.clone())?;
+            Ok(Solved {
+                error: solved.loss,
+                seconds: search_seconds / scaled.len() as f64 + start.elapsed().as_secs_f64(),
+                awq: Some(AwqReport {
+                    scale: found.scale.clone(),
+                    scale_gain: found.gain,
+                    clip_gain: ratio(solved.loss, solved.loss_unclipped),
+                }),
+                quantized: solved.quantized,
+                gptq: None,
+            })
+        })
+        .collect()
+}
+
+fn ratio(value: f64, base: f64) -> f64 {
+    if base > 0.0 { value / base } else { 1.0 }
+}
+
+/// What the runtimes and the config call this run's method.
+pub fn method_name(settings: &Settings) -> String {
+    match (settings.rtn, settings.method) {
+        (true, _) => "RTN".to_owned(),
+        (false, method @ (Method::Awq | Method::Gptq)) => method.to_string(),
+    }
+}

@@ -1,0 +1,139 @@
+//! Progress while a model is quantized: a bar on a terminal, plain log lines anywhere else.
+
+use std::io::{IsTerminal, Write};
+use std::sync::OnceLock;
+use std::time::Instant;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::cli::{LogArgs, LogFormat};
+
+/// Bars are drawn here, and log lines written around them.
+static BARS: OnceLock<MultiProgress> = OnceLock::new();
+
+/// Starts the log on stderr, as text or as one JSON object a line. Called once, at the start of the program.
+pub fn start_log(args: &LogArgs) {
+    let level = match (args.quiet, args.verbose) {
+        (true, _) => LevelFilter::WARN,
+        (_, 0) => LevelFilter::INFO,
+        (_, 1) => LevelFilter::DEBUG,
+        _ => LevelFilter::TRACE,
+    };
+    if !args.quiet && args.log_format == LogFormat::Text && std::io::stderr().is_terminal() {
+        // Set once, here; a second call would keep the first.
+        let _ = BARS.set(MultiProgress::new());
+    }
+    let filter = tracing_subscriber::filter::Targets::new()
+        .with_default(LevelFilter::WARN)
+        .with_target("nibble", level);
+    let registry = {
+        use tracing_subscriber::layer::SubscriberExt;
+        tracing_subscriber::registry().with(filter)
+    };
+    use tracing_subscriber::{layer::SubscriberExt, util::SubscriberInitExt};
+    match args.log_format {
+        LogFormat::Json => registry
+            .with(
+                tracing_subscriber::fmt::layer()
+                    .json()
+                    .flatten_event(true)
+                    .with_writer(AroundBars),
+            )
+            .init(),
+        LogFormat::Text => registry
+            .with(
+                tracing_subscriber::fmt::layer()
+                    .with_writer(AroundBars)
+                    .with_target(false)
+                    .without_time()
+                    .with_ansi(std::io::stderr().is_terminal()),
+            )
+            .init(),
+    }
+}
+
+/// A writer to stderr that lifts the bars while a line is written.
+struct AroundBars;
+
+impl Write for AroundBars {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let write = || std::io::stderr().write(bytes);
+        BARS.get().map_or_else(write, |bars| bars.suspend(write))
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stderr().flush()
+    }
+}
+
+impl MakeWriter<'_> for AroundBars {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        Self
+    }
+}
+
+/// The progress of one run, in stages of layers.
+pub struct Progress {
+    bar: Option<ProgressBar>,
+    start: Instant,
+    n_layers: usize,
+    n_stages: usize,
+    done: usize,
+}
+
+impl Progress {
+    /// For `n_layers` layers of `n_stages` stages each.
+    pub fn new(n_layers: usize, n_stages: usize) -> Self {
+        let bar = BARS.get().map(|bars| {
+            let style =
+                ProgressStyle::with_template("{bar:28} {pos}/{len} {msg} [{elapsed} < {eta}]")
+                    .unwrap_or_else(|_| ProgressStyle::default_bar());
+            bars.add(ProgressBar::new((n_layers * n_stages) as u64).with_style(style))
+        });
+        Self {
+            bar,
+            start: Instant::now(),
+            n_layers,
+            n_stages,
+            done: 0,
+        }
+    }
+
+    /// One stage is done: with this mean relative error, at this many tokens a second.
+    pub fn stage_done(
+        &mut self,
+        layer: usize,
+        stage: &str,
+        relative_error: f64,
+        tokens_per_second: f64,
+    ) {
+        self.done += 1;
+        let left = self.start.elapsed().as_secs_f64() / self.done as f64
+            * (self.n_layers * self.n_stages - self.done) as f64;
+        if let Some(bar) = &self.bar {
+            bar.set_message(format!(
+                "layer {} {stage}: error {relative_error:.2e}, {tokens_per_second:.0} tokens/s",
+                layer + 1
+            ));
+            bar.inc(1);
+        } else if self.done.is_multiple_of(self.n_stages) {
+            tracing::info!(
+                "layer {}/{}: relative error {relative_error:.2e} ({stage}), {tokens_per_second:.0} tokens/s, {left:.0} s left",
+                layer + 1,
+                self.n_layers
+            );
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}

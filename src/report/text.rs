@@ -1,0 +1,140 @@
+//! quantization_report.log: the report as a person reads it.
+
+use std::fmt::Write;
+
+use super::{Report, human_bytes};
+
+/// The whole report, one fact a line, one row a linear.
+pub fn render(report: &Report) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = write(report, &mut text);
+    text
+}
+
+fn write(report: &Report, out: &mut String) -> std::fmt::Result {
+    let Report {
+        model,
+        settings,
+        calibration,
+        ..
+    } = report;
+    writeln!(
+        out,
+        "nibble {} with libtorch {}",
+        report.nibble, report.libtorch
+    )?;
+    writeln!(out, "command      {}", report.command.join(" "))?;
+    writeln!(
+        out,
+        "model        {} ({}, {} layers, {:.1} M parameters, {:.1} M of them quantized)",
+        model.directory,
+        model.model_type,
+        model.layers,
+        model.parameters as f64 / 1e6,
+        model.quantized_parameters as f64 / 1e6
+    )?;
+    writeln!(
+        out,
+        "method       {} {} bit, group size {}, {}, format {}",
+        settings.method,
+        settings.bits,
+        settings.group_size,
+        if settings.symmetric {
+            "symmetric"
+        } else {
+            "asymmetric"
+        },
+        settings.format
+    )?;
+    if let (Some(order), Some(damp)) = (&settings.act_order, settings.damp_percent) {
+        writeln!(out, "             act order {order}, damp {damp}")?;
+    }
+    writeln!(
+        out,
+        "calibration  {} ({} documents): {} windows of {} tokens ({} asked for), {} tokens, BOS {}, seed {}",
+        calibration.source,
+        calibration.documents,
+        calibration.windows,
+        calibration.seq_len,
+        calibration.windows_requested,
+        calibration.tokens,
+        calibration
+            .bos
+            .map_or("none".to_owned(), |id| id.to_string()),
+        settings.seed
+    )?;
+    writeln!(
+        out,
+        "device       {}, forward pass in {}, {} windows a batch",
+        report.device, report.compute_dtype, report.batch_size
+    )?;
+    for warning in &report.warnings {
+        writeln!(out, "warning      {warning}")?;
+    }
+
+    writeln!(out)?;
+    let width = report
+        .linears
+        .iter()
+        .map(|linear| linear.name.len())
+        .max()
+        .unwrap_or(0);
+    writeln!(
+        out,
+        "{:width$}  {:>13}  {:>10}  {:>9}  {:>7}  {:>8}  solver",
+        "linear", "out x in", "error", "relative", "seconds", "tokens"
+    )?;
+    for linear in &report.linears {
+        let solver = match (&linear.awq, &linear.gptq) {
+            (Some(awq), _) => format!(
+                "scale {} (x{:.3} error), clip (x{:.3})",
+                awq.scale, awq.scale_gain, awq.clip_gain
+            ),
+            (_, Some(gptq)) => format!("damp {:.3}, {} dead columns", gptq.damp, gptq.dead_columns),
+            _ => "rounded to nearest".to_owned(),
+        };
+        writeln!(
+            out,
+            "{:width$}  {:>13}  {:>10.4e}  {:>9.2e}  {:>7.2}  {:>8}  {solver}",
+            linear.name,
+            format!("{} x {}", linear.out_features, linear.in_features),
+            linear.error,
+            linear.relative_error,
+            linear.seconds,
+            linear.tokens
+        )?;
+    }
+
+    writeln!(out)?;
+    writeln!(
+        out,
+        "mean relative output error  {:.3e}",
+        report.mean_relative_error()
+    )?;
+    for phase in &report.phases {
+        writeln!(out, "{:<27} {:.1} s", phase.name, phase.seconds)?;
+    }
+    writeln!(out, "{:<27} {:.1} s", "whole run", report.seconds)?;
+    writeln!(
+        out,
+        "size                        {} -> {}",
+        human_bytes(report.input_bytes),
+        human_bytes(report.output_bytes)
+    )?;
+    let ram = report
+        .peak_rss_bytes
+        .map_or("unknown".to_owned(), human_bytes);
+    writeln!(out, "peak RAM                    {ram}")?;
+    let vram = match &report.peak_vram {
+        None => "no GPU".to_owned(),
+        Some(peak) => format!(
+            "{} of this process, {} of the device, at {:.1} s in {}",
+            peak.process_bytes.map_or("unknown".to_owned(), human_bytes),
+            human_bytes(peak.device_bytes),
+            peak.seconds,
+            peak.stage
+        ),
+    };
+    writeln!(out, "peak VRAM                   {vram}")
+}

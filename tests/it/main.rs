@@ -1,0 +1,16 @@
+//! The program as a user meets it: the real binary on tiny models made here, and on a real one where it was made.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "tests panic on failure and say what they skip"
+)]
+
+/// Bad input: one line, the remedy, the exit code, and nothing left behind.
+mod errors;
+/// Whole runs: every family and method, what is written, and what reads it back.
+mod quantize;
+/// SmolLM2, where `make` has made it: forward pass and quality.
+mod smollm2;
+/// Tiny models, and running the program.
+mod support;

@@ -1,0 +1,64 @@
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::support::nibble;
+
+/// The model that `make model` makes; `None`, said loudly, where it was not made.
+fn smollm2() -> Option<PathBuf> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/SmolLM2-135M-Instruct");
+    if dir.join("model.safetensors").is_file() {
+        return Some(dir);
+    }
+    eprintln!("SKIPPED: {} is not there; run `make model`", dir.display());
+    None
+}
+
+/// A short GPTQ run on the real model: its 8-bit result is the original for all purposes, and reads as English.
+#[test]
+fn eight_bits_are_enough() {
+    let Some(model) = smollm2() else { return };
+    let out = tempfile::tempdir().unwrap();
+    let output = out.path().join("GPTQ-8bit");
+    let (model, output) = (model.to_str().unwrap(), output.to_str().unwrap());
+    let sizes = [
+        "--group-size",
+        "64",
+        "--num-samples",
+        "4",
+        "--seq-len",
+        "256",
+    ];
+    let run = nibble([&sizes[..], &["--gptq", "--output", output, model]].concat());
+    assert_eq!(run.code, 0, "{}", run.stderr);
+
+    let run = nibble([
+        "eval",
+        output,
+        "--reference",
+        model,
+        "--windows",
+        "4",
+        "--seq-len",
+        "256",
+        "--json",
+    ]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let result: Value = serde_json::from_str(&run.stdout).unwrap();
+    let number = |key: &str| result[key].as_f64().unwrap();
+    assert!(number("kl_divergence") < 1e-3, "{result}");
+    assert!(
+        (number("perplexity") / number("reference_perplexity") - 1.0).abs() < 3e-3,
+        "{result}"
+    );
+
+    let said = nibble([
+        "generate",
+        output,
+        "--prompt",
+        "The capital of France is",
+        "--max-tokens",
+        "8",
+    ]);
+    assert!(said.stdout.contains("Paris"), "{}", said.stdout);
+}

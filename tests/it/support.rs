@@ -1,0 +1,152 @@
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nibble::model::Model;
+use nibble::model::formula::FormulaWeights;
+use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// What a finished program left.
+pub struct Finished {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// Runs the program on the CPU, with the plain log of a pipe.
+pub fn nibble<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Finished {
+    let output = Command::new(env!("CARGO_BIN_EXE_nibble"))
+        .args(args)
+        .output()
+        .unwrap();
+    Finished {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+pub fn json_file(path: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// A two-layer model with formula weights, in a directory of its own; inputs of 64 and 96 columns, grouped-query attention.
+pub struct TinyModel {
+    dir: TempDir,
+}
+
+/// Words of the tokenizer: enough for the calibration text below.
+const VOCAB_SIZE: usize = 128;
+
+impl TinyModel {
+    /// A bfloat16 model of the family.
+    pub fn new(model_type: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = json!({
+            "architectures": [match model_type {
+                "mistral" => "MistralForCausalLM",
+                "qwen2" => "Qwen2ForCausalLM",
+                "qwen3" => "Qwen3ForCausalLM",
+                _ => "LlamaForCausalLM",
+            }],
+            "model_type": model_type, "torch_dtype": "bfloat16", "hidden_act": "silu",
+            "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "head_dim": 16, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+            "max_position_embeddings": 256, "vocab_size": VOCAB_SIZE, "tie_word_embeddings": model_type == "llama",
+        });
+        if model_type == "mistral" {
+            config["sliding_window"] = 8.into();
+        }
+        let model = Model::from_config(&config).unwrap();
+        FormulaWeights::new(&model, tch::Kind::BFloat16)
+            .save(&config, dir.path())
+            .unwrap();
+        let tiny = Self { dir };
+        tiny.write_tokenizer();
+        tiny
+    }
+
+    /// Single letters and two-letter words, split at white space: any text has some.
+    fn write_tokenizer(&self) {
+        let letters = ('a'..='z').map(String::from);
+        let pairs = ('a'..='z').flat_map(|a| ["e", "n", "s"].map(|b| format!("{a}{b}")));
+        let words = letters.chain(pairs).take(VOCAB_SIZE - 1);
+        let mut vocab: serde_json::Map<String, Value> = words
+            .enumerate()
+            .map(|(id, word)| (word, json!(id + 1)))
+            .collect();
+        vocab.insert("<unk>".into(), json!(0));
+        let tokenizer = json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+            "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "[a-z][ens]?"}, "behavior": "Removed", "invert": true},
+            "post_processor": null,
+            "decoder": {"type": "Fuse"},
+            "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "<unk>"},
+        });
+        fs::write(self.path("tokenizer.json"), tokenizer.to_string()).unwrap();
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn path_str(&self) -> &str {
+        self.dir.path().to_str().unwrap()
+    }
+
+    /// Names of everything in the directory.
+    pub fn listing(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.dir.path()).unwrap();
+        let mut names: Vec<String> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    pub fn edit_config(&self, key: &str, value: Value) {
+        let mut config = json_file(&self.path("config.json"));
+        config[key] = value;
+        fs::write(self.path("config.json"), config.to_string()).unwrap();
+    }
+
+    /// Overwrites one value of a tensor.
+    pub fn poison(&self, name: &str, value: f32) {
+        let path = self.path("model.safetensors");
+        let mut bytes = fs::read(&path).unwrap();
+        let base = bytes.as_ptr() as usize;
+        let data = SafeTensors::deserialize(&bytes)
+            .unwrap()
+            .tensor(name)
+            .unwrap()
+            .data()
+            .as_ptr() as usize
+            - base;
+        bytes[data + 2..data + 4].copy_from_slice(&half::bf16::from_f32(value).to_le_bytes());
+        fs::write(&path, bytes).unwrap();
+    }
+
+    /// Splits the one file into two with an index.
+    pub fn shard_in_two(&self) {
+        let whole = self.path("model.safetensors");
+        let bytes = fs::read(&whole).unwrap();
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        let mut shards: [Vec<(String, TensorView<'_>)>; 2] = Default::default();
+        for (index, name) in tensors.names().into_iter().enumerate() {
+            shards[index % 2].push((name.to_owned(), tensors.tensor(name).unwrap()));
+        }
+        let mut weight_map = serde_json::Map::new();
+        for (number, shard) in shards.into_iter().enumerate() {
+            let file = format!("model-0000{}-of-00002.safetensors", number + 1);
+            weight_map.extend(shard.iter().map(|(name, _)| (name.clone(), json!(file))));
+            safetensors::serialize_to_file(shard, None, &self.path(&file)).unwrap();
+        }
+        let index = json!({"metadata": {"total_size": bytes.len()}, "weight_map": weight_map});
+        fs::write(self.path("model.safetensors.index.json"), index.to_string()).unwrap();
+        fs::remove_file(whole).unwrap();
+    }
+}
