@@ -6,6 +6,7 @@
 PYTHON ?= python3
 # The release profile everywhere, so that libtorch's C++ shim is compiled once.
 CARGO_FLAGS = --release --locked
+NIBBLE = $(or $(CARGO_TARGET_DIR),target)/release/nibble
 MODEL = models/SmolLM2-135M-Instruct
 TOOLS = .venvs/tools
 WITH_TOOLS = PYTHONPATH=$(TOOLS) PYTHONDONTWRITEBYTECODE=1 $(PYTHON)
@@ -19,7 +20,7 @@ build: libtorch
 	cargo build $(CARGO_FLAGS)
 
 demo: build model
-	$(PYTHON) scripts/demo.py --nibble target/release/nibble $(MODEL)
+	$(PYTHON) scripts/demo.py --nibble $(NIBBLE) $(MODEL)
 
 # The tests come last, so that their closing line is the last one.
 test: lint model
@@ -31,7 +32,7 @@ lint: libtorch
 	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --no-deps --document-private-items
 
 bench: build model $(TOOLS)/ready
-	$(WITH_TOOLS) scripts/bench.py --nibble target/release/nibble $(MODEL)
+	$(WITH_TOOLS) scripts/bench.py --nibble $(NIBBLE) $(MODEL)
 
 # Makes the golden files again with the pinned reference implementations; fails if they differ from what is committed.
 golden: model
@@ -39,7 +40,7 @@ golden: model
 
 # Loads what Nibble writes in transformers and in vLLM, and compares their perplexity with Nibble's own.
 clients: build model
-	scripts/clients/check.sh $(MODEL)
+	$(PYTHON) scripts/clients/check.py --nibble $(NIBBLE) $(MODEL)
 
 libtorch: prerequisites
 ifndef LIBTORCH
