@@ -322,12 +322,10 @@ mod tests {
         );
         assert_eq!(gptq.output, Path::new("m/GPTQ-8bit"));
         assert_eq!(gptq.scheme.group_size, GroupSize::Columns(128));
+        assert_eq!(gptq.format, Format::GptqV1);
         assert_eq!(
-            resolve(&["--gptq", "--asym"])
-                .unwrap()
-                .scheme
-                .min_zero_point,
-            1
+            resolve(&["--gptq", "--asym"]).unwrap().format,
+            Format::GptqV2
         );
         assert_eq!(
             resolve(&["--group-size", "-1"]).unwrap().scheme.group_size,

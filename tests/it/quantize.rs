@@ -292,6 +292,11 @@ fn inspect_and_generate_read_both_kinds() {
         }
         let said = nibble(["generate", dir, "--prompt", "a b c", "--max-tokens", "5"]);
         assert_eq!(said.code, 0, "{}", said.stderr);
-        assert!(said.stdout.starts_with("a b c"), "{}", said.stdout);
+        // The test's tokenizer drops the white space.
+        assert!(
+            said.stdout.starts_with("abc") && said.stdout.trim().len() >= 3 + 5,
+            "{}",
+            said.stdout
+        );
     }
 }
