@@ -37,6 +37,7 @@ const CLIP_ROWS: i64 = 128;
 const CLIP_SWEEPS: usize = 2;
 /// Smallest scale before normalisation, as published.
 const MIN_CHANNEL_SCALE: f32 = 1e-4;
+
 /// The scale of the input channels chosen for one stage: linears that share an input.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ScaleSearch {
@@ -44,9 +45,9 @@ pub struct ScaleSearch {
     pub channel_scale: Vec<f32>,
     /// Exponent of the mean absolute input; 0 with `weight_exponent` 0 is the identity.
     pub activation_exponent: f32,
-    /// Exponent of the mean relative weight: `1 - activation_exponent` on the published grid.
+    /// Exponent of the mean relative weight: `1 - activation_exponent` on AutoAWQ's grid.
     pub weight_exponent: f32,
-    /// [`output_error`] of the rounded linears together, with this scale; with `clip` an estimate from some rows.
+    /// [`output_error`] of the rounded linears together, with this scale; with `clip` an estimate, from some rows and a short search.
     pub loss: f64,
     /// The same without a scale. Never below `loss`.
     pub loss_identity: f64,
