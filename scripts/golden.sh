@@ -4,6 +4,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PYTHONDONTWRITEBYTECODE=1
+# Sums depend on how many threads share them. On another kind of CPU last bits may still differ.
+export OMP_NUM_THREADS=1
 model=$PWD/models/SmolLM2-135M-Instruct
 
 generate() {  # VENV PYTHON-ARGS...
