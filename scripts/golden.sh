@@ -19,7 +19,8 @@ generate transformers calibration.py
 generate transformers logits.py
 generate transformers logits.py "$model"
 generate gptqmodel pack.py gptq ../pack_gptq.safetensors
-generate autoawq pack.py awq ../pack_awq.safetensors
+# -P: awq.py must not pass for the package awq.
+generate autoawq -P pack.py awq ../pack_awq.safetensors
 generate autoawq -P awq.py ..
 # The second argument checks the group-aware order against GPTQModel's.
 generate transformers gptq.py .. "$(echo "$PWD"/.venvs/gptqmodel/lib/python3*/site-packages)/gptqmodel/quantization/gar.py"
