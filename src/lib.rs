@@ -5,7 +5,11 @@
 
 #![cfg_attr(
     test,
-    allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")
+    allow(
+        clippy::unwrap_used,
+        clippy::float_cmp,
+        reason = "tests panic, and compare exact values"
+    )
 )]
 
 pub mod calibration;

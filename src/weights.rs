@@ -73,21 +73,21 @@ impl ModelDir {
 
 impl Weights for ModelDir {
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        if let (Some(format), Some(module)) = (&self.quantized, name.strip_suffix(".weight")) {
-            if self.checkpoint.contains(&format!("{module}.qweight")) {
-                let packed = |suffix| {
-                    let name = format!("{module}.{suffix}");
-                    let info = self.checkpoint.info(&name)?;
-                    Some(PackedTensor {
-                        dtype: info.dtype,
-                        shape: &info.shape,
-                        bytes: self.checkpoint.bytes(&name).ok()?,
-                    })
-                };
-                let linear = pack::unpack(format, shape[0], shape[1], packed)
-                    .with_context(|| module.to_owned())?;
-                return Ok(linear.dequantize_tensor()?);
-            }
+        if let (Some(format), Some(module)) = (&self.quantized, name.strip_suffix(".weight"))
+            && self.checkpoint.contains(&format!("{module}.qweight"))
+        {
+            let packed = |suffix| {
+                let name = format!("{module}.{suffix}");
+                let info = self.checkpoint.info(&name)?;
+                Some(PackedTensor {
+                    dtype: info.dtype,
+                    shape: &info.shape,
+                    bytes: self.checkpoint.bytes(&name).ok()?,
+                })
+            };
+            let linear = pack::unpack(format, shape[0], shape[1], packed)
+                .with_context(|| module.to_owned())?;
+            return Ok(linear.dequantize_tensor()?);
         }
         Ok(self.checkpoint.tensor(name, shape)?)
     }

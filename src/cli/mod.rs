@@ -57,6 +57,7 @@ pub enum LogFormat {
 }
 
 #[derive(Debug, Clone, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 #[command(next_help_heading = "Quantization")]
 pub struct QuantizeArgs {
     /// Model directory with config.json, tokenizer.json and safetensors [default: /models, where that exists]

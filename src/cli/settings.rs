@@ -215,8 +215,7 @@ impl Settings {
             gptq: gptq::Settings {
                 act_order: act_order(args.act_order, &replay),
                 damp,
-                search: true,
-                full_range: false,
+                grid_fit: gptq::GridFit::Search,
             },
             seq_len: args.seq_len,
             num_samples: args.num_samples,

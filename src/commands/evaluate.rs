@@ -45,23 +45,22 @@ pub fn evaluate(args: &EvalArgs) -> Result<()> {
         }
         return Ok(super::print(&format!("{object}\n"))?);
     }
-    let mut text = format!("perplexity      {:.4}\n", result.perplexity);
+    let mut lines = vec![format!("perplexity      {:.4}", result.perplexity)];
     if let (Some(kl), Some(top1), Some(original)) = (
         result.kl_divergence,
         result.top1_agreement,
         result.reference_perplexity,
     ) {
-        text += &format!(
-            "the original's  {original:.4}\nKL divergence   {kl:.5} nats\ntop-1 agreement {:.2} %\n",
-            100.0 * top1
-        );
+        lines.push(format!("the original's  {original:.4}"));
+        lines.push(format!("KL divergence   {kl:.5} nats"));
+        lines.push(format!("top-1 agreement {:.2} %", 100.0 * top1));
     }
-    text += &format!(
+    lines.push(format!(
         "{} windows of {} tokens, {:?} in {:?}, {seconds:.1} s\n",
         windows.ids.len(),
         args.seq_len,
         compute.device,
         compute.kind
-    );
-    Ok(super::print(&text)?)
+    ));
+    Ok(super::print(&lines.join("\n"))?)
 }

@@ -69,23 +69,35 @@ pub fn inspect(args: &InspectArgs) -> Result<()> {
         });
         return Ok(super::print(&format!("{object}\n"))?);
     }
-    let mut text = format!(
-        "family        {} ({})\nlayers        {}, hidden size {}\nparameters    {:.1} M\nquantization  {}\nsize          {}\n",
-        model.arch.model_type,
-        model.architecture_name(),
-        model.config.n_layers,
-        model.config.hidden_size,
-        parameters as f64 / 1e6,
-        quantization.map_or("none".to_owned(), |format| format!(
-            "{format}, {packed} linears"
-        )),
-        human_bytes(dir.checkpoint.total_bytes())
+    let quantization = quantization.map_or("none".to_owned(), |format| {
+        format!("{format}, {packed} linears")
+    });
+    let mut lines = vec![
+        format!(
+            "family        {} ({})",
+            model.arch.model_type,
+            model.architecture_name()
+        ),
+        format!(
+            "layers        {}, hidden size {}",
+            model.config.n_layers, model.config.hidden_size
+        ),
+        format!("parameters    {:.1} M", parameters as f64 / 1e6),
+        format!("quantization  {quantization}"),
+        format!(
+            "size          {}",
+            human_bytes(dir.checkpoint.total_bytes())
+        ),
+    ];
+    lines.extend(
+        dtypes
+            .iter()
+            .map(|(dtype, bytes)| format!("  {dtype:<11} {}", human_bytes(*bytes))),
     );
-    for (dtype, bytes) in dtypes {
-        text += &format!("  {dtype:<11} {}\n", human_bytes(bytes));
-    }
     if missing > 0 {
-        text += &format!("missing       {missing} tensors that config.json asks for\n");
+        lines.push(format!(
+            "missing       {missing} tensors that config.json asks for"
+        ));
     }
-    Ok(super::print(&text)?)
+    Ok(super::print(&(lines.join("\n") + "\n"))?)
 }

@@ -289,7 +289,7 @@ mod tests {
             }
         }
         let alive = Arc::new(());
-        let monitor = VramMonitor::watch(Endless(Arc::clone(&alive)), Duration::from_secs(3600));
+        let monitor = VramMonitor::watch(Endless(Arc::clone(&alive)), Duration::from_hours(1));
         drop(monitor);
         assert_eq!(Arc::strong_count(&alive), 1);
     }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use tch::{Device, Tensor};
 
 use super::fold::{FoldProof, divide_norm};
-use super::solve::{self, FloatLinear, ScaleFound, Solved};
+use super::solve::{self, CLIP, FloatLinear, ScaleFound, Solved};
 use super::{Run, Times};
 use crate::cli::settings::Method;
 use crate::fault::InputError;
@@ -72,7 +72,7 @@ impl<'a> LayerRun<'a> {
             let energies = output_energies(&linears, &stats)?;
             let solved = times
                 .solve
-                .time(|| self.solve(stage, linears, stats, states, proof.as_mut()))?;
+                .time(|| self.solve(stage, linears, &stats, states, proof.as_mut()))?;
             let mut running = Vec::new();
             let first = reports.len();
             for ((role, solved), energy) in stage.linears.iter().zip(solved).zip(energies) {
@@ -186,16 +186,16 @@ impl<'a> LayerRun<'a> {
         &mut self,
         stage: &'static Stage,
         linears: Vec<FloatLinear>,
-        stats: InputStats,
+        stats: &InputStats,
         states: &mut [State],
         proof: Option<&mut FoldProof<'static>>,
     ) -> Result<Vec<Solved>> {
         let settings = self.run.settings;
         if settings.rtn {
-            return solve::rtn(&linears, &stats, settings);
+            return solve::rtn(&linears, stats, settings);
         }
         if settings.method == Method::Gptq {
-            return solve::gptq(&linears, &stats, settings)
+            return solve::gptq(&linears, stats, settings)
                 .with_context(|| format!("layer {}, {}", self.layer, stage.name));
         }
 
@@ -205,19 +205,18 @@ impl<'a> LayerRun<'a> {
             .iter()
             .map(|linear| linear.weight.shallow_clone())
             .collect();
-        let (found, mut scale) = match stage.fold {
-            Fold::None => (
+        let (found, mut scale) = if stage.fold == Fold::None {
+            (
                 ScaleFound::none(),
                 vec![1.0; stats.abs_sum.size1()? as usize],
-            ),
-            _ => {
-                let search =
-                    awq::search_scale(&weights, &stats, settings.scheme, classes.as_deref())?;
-                (ScaleFound::of(&search), search.channel_scale)
-            }
+            )
+        } else {
+            let search =
+                awq::search_scale(&weights, stats, settings.scheme, classes.as_deref(), CLIP)?;
+            (ScaleFound::of(&search), search.channel_scale)
         };
         let divisors = self.fold(stage, &mut scale, classes.as_deref(), states)?;
-        let stats = awq::scale_stats(&stats, &scale)?;
+        let stats = awq::scale_stats(stats, &scale)?;
         let columns = Tensor::f_from_slice(&scale)?;
         let scaled = linears
             .iter()

@@ -166,6 +166,7 @@ fn stored(scale: f32) -> f32 {
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "these values are exact")]
 mod tests {
     use super::super::GroupSize;
     use super::*;

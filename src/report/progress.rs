@@ -7,6 +7,7 @@ use std::time::Instant;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::{layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::cli::{LogArgs, LogFormat};
 
@@ -28,11 +29,7 @@ pub fn start_log(args: &LogArgs) {
     let filter = tracing_subscriber::filter::Targets::new()
         .with_default(LevelFilter::WARN)
         .with_target("nibble", level);
-    let registry = {
-        use tracing_subscriber::layer::SubscriberExt;
-        tracing_subscriber::registry().with(filter)
-    };
-    use tracing_subscriber::{layer::SubscriberExt, util::SubscriberInitExt};
+    let registry = tracing_subscriber::registry().with(filter);
     match args.log_format {
         LogFormat::Json => registry
             .with(

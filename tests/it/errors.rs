@@ -4,6 +4,7 @@ use crate::support::{TinyModel, nibble};
 
 const USAGE: i32 = 2;
 const INPUT: i32 = 3;
+const RESOURCE: i32 = 4;
 
 /// Runs on a model that `damage` has touched: the exit code, the words of the message, and no output directory.
 fn check(damage: impl FnOnce(&TinyModel), args: &[&str], code: i32, words: &[&str]) {
@@ -203,6 +204,5 @@ fn cuda_that_is_not_there() {
         eprintln!("SKIPPED: this machine has a GPU");
         return;
     }
-    const RESOURCE: i32 = 4;
     check(|_| {}, &["--device", "cuda"], RESOURCE, &["no CUDA"]);
 }

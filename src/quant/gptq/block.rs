@@ -17,19 +17,23 @@ pub(super) struct Block<'a> {
     pub upper: &'a [f32],
     /// `U_jj⁻²` of all positions.
     pub importance: &'a [f32],
+    /// What was added to the diagonal of G.
+    pub damping: f64,
     pub scheme: Scheme,
     pub settings: &'a Settings,
 }
 
 impl Block<'_> {
-    /// Rounds one row of the block, and returns the sum of its squared errors.
+    /// Rounds one row of the block, and returns its part of `tr(ΔW G ΔWᵀ)`.
     ///
-    /// `row` holds the weights from the block's start to the end of the last group that starts in it, with all earlier
-    /// updates; `errors` (one a position) receives `(rounded - weight) / U_jj`, `grids` (one a group) the grids of the
-    /// groups that start here, and `codes` (one a column of the whole row) the codes.
+    /// `row` holds the weights from the block's start to the end of the last group that starts in it, with all updates
+    /// so far; `original` holds the block's weights without any. `errors` (one a position) receives
+    /// `(rounded - weight) / U_jj`, `grids` (one a group) the grids of the groups that start here, and `codes` (one a
+    /// column of the whole row) the codes.
     pub fn solve_row(
         &self,
         row: &mut [f32],
+        original: &[f32],
         errors: &mut [f32],
         grids: &mut [Grid],
         codes: &mut [u8],
@@ -50,7 +54,9 @@ impl Block<'_> {
             // The reciprocal does not wait for the row, as a division of the difference would.
             let error = (value - row[i]) * (1.0 / upper[i]);
             errors[i] = error;
-            loss += f64::from(error) * f64::from(error);
+            // The squared errors sum up to tr(ΔW (G + damping·I) ΔWᵀ): the damping's part is not the output's.
+            let change = f64::from(value - original[i]);
+            loss += f64::from(error) * f64::from(error) - self.damping * change * change;
             // From the start of a chunk: the columns before this one are done with, and U is 0 there.
             let from = i / LANES * LANES;
             add_scaled(&mut row[from..len], error, &upper[from..]);

@@ -91,7 +91,8 @@ pub fn solve(
         grids_of_groups(&weight, factor, scheme, settings)?
     };
     let mut codes = vec![0; out_features * in_features];
-    let mut squares = 0.0;
+    let originals = tensor::to_f32(&current)?;
+    let mut loss = 0.0;
     for positions in order.blocks() {
         let (start, len) = (positions.start as i64, positions.len() as i64);
         let group_end = order
@@ -106,17 +107,21 @@ pub fn solve(
             positions: positions.clone(),
             upper: &tensor::to_f32(&upper.f_narrow(1, start, len)?)?,
             importance: &factor.importance,
+            damping: factor.damping,
             scheme,
             settings,
         };
         let losses: Vec<f64> = (rows.par_chunks_mut(span))
+            .zip(originals.par_chunks(in_features))
             .zip(errors.par_chunks_mut(positions.len()))
             .zip(grids.par_chunks_mut(n_groups))
             .zip(codes.par_chunks_mut(in_features))
-            .map(|(((row, errors), grids), codes)| block.solve_row(row, errors, grids, codes))
+            .map(|((((row, original), errors), grids), codes)| {
+                block.solve_row(row, &original[positions.clone()], errors, grids, codes)
+            })
             .collect();
         // Summed in the order of rows, so that the result does not depend on the threads.
-        squares += losses.iter().sum::<f64>();
+        loss += losses.iter().sum::<f64>();
 
         let (end, rest) = (start + len, in_features as i64 - start - len);
         if rest > 0 {
@@ -129,12 +134,6 @@ pub fn solve(
 
     let g_idx = order.g_idx.clone();
     let quantized = QuantizedLinear::new(out_features, in_features, scheme, codes, &grids, g_idx);
-    let rounded = quantized
-        .dequantize_tensor()?
-        .f_to_device(weight.device())?;
-    let moved = rounded.f_sub(&weight)?.f_square()?.f_sum(Kind::Double)?;
-    // The squared errors sum up to tr(ΔW (G + damping·I) ΔWᵀ): take the damping's part off.
-    let loss = squares - factor.damping * moved.f_double_value(&[])?;
     if !loss.is_finite() {
         let finite = weight
             .f_isfinite()?
