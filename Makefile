@@ -36,7 +36,7 @@ bench: build model $(TOOLS)/ready
 
 # Makes the golden files again with the pinned reference implementations; fails if they differ from what is committed.
 golden: model
-	scripts/golden.sh
+	PYTHON=$(PYTHON) scripts/golden.sh
 
 # Loads what Nibble writes in transformers and in vLLM, and compares their perplexity with Nibble's own.
 clients: build model
