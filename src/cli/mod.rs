@@ -66,7 +66,7 @@ pub struct QuantizeArgs {
     /// The same as MODEL
     #[arg(long = "model", value_name = "MODEL", conflicts_with = "model")]
     pub model_flag: Option<PathBuf>,
-    /// Activation-aware Weight Quantization: channel scales and clipping searched on calibration data [default]
+    /// Activation-aware Weight Quantization: channel scales and clipping searched on calibration data (the default)
     #[arg(long, conflicts_with = "gptq")]
     pub awq: bool,
     /// GPTQ: rounding errors compensated column by column
