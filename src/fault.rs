@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
-use crate::{calibration, checkpoint, cli, device, model, pack, quant, tensor};
+use crate::{calibration, checkpoint, cli, device, kernels, model, pack, quant, tensor};
 
 /// The kinds of failure that a caller may want to tell apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +48,7 @@ fn classify(cause: &(dyn std::error::Error + 'static)) -> Option<Fault> {
     if cause.is::<device::Error>() {
         return Some(Fault::Resource);
     }
-    if cause.is::<cli::settings::Error>() {
+    if cause.is::<cli::settings::Error>() || cause.is::<kernels::Unavailable>() {
         return Some(Fault::Usage);
     }
     let input = cause.is::<InputError>()

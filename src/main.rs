@@ -26,6 +26,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli, start: Instant) -> Result<()> {
     // Nothing here trains: without this guard every operation would keep what a backward pass needs.
     let _no_grad = tch::no_grad_guard();
+    nibble::kernels::choose()?;
     match cli.command {
         None => commands::quantize(cli.quantize, start),
         Some(Command::Eval(args)) => commands::evaluate(&args),
