@@ -174,11 +174,6 @@ impl Writer {
         self.plan.total_bytes
     }
 
-    /// Number of files the tensors go to.
-    pub fn shards(&self) -> usize {
-        self.plan.shards.len()
-    }
-
     /// Completes the directory, brings it to the disk and gives it its name, which is returned.
     ///
     /// # Errors
@@ -291,7 +286,7 @@ mod tests {
     fn one_shard_needs_no_index() {
         let (dir, target) = temp();
         let writer = Writer::create(&target, specs(), 1000, false).unwrap();
-        assert_eq!((writer.total_bytes(), writer.shards()), (11, 1));
+        assert_eq!((writer.total_bytes(), writer.plan.shards.len()), (11, 1));
         write_all(&writer);
         writer.write_file("config.json", b"{}").unwrap();
         assert_eq!(writer.finish().unwrap(), target);
@@ -440,7 +435,7 @@ mod tests {
                     });
                 }
             });
-            let n_shards = writer.shards();
+            let n_shards = writer.plan.shards.len();
             writer.finish().unwrap();
 
             let checkpoint = Checkpoint::open(&target).unwrap();

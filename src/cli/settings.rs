@@ -80,18 +80,49 @@ impl std::fmt::Display for Method {
     }
 }
 
+/// What turns weights into codes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Solver {
+    /// Round to nearest: the baseline, in the format of the method that was named.
+    Rtn,
+    Awq,
+    Gptq(gptq::Settings),
+}
+
+impl Solver {
+    /// Whether channel scales are folded, so that a stage may change what an earlier one made.
+    pub fn folds(self) -> bool {
+        self == Self::Awq
+    }
+
+    /// GPTQ's settings, where it is GPTQ.
+    pub fn gptq(self) -> Option<gptq::Settings> {
+        match self {
+            Self::Gptq(settings) => Some(settings),
+            Self::Rtn | Self::Awq => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Solver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Rtn => "RTN",
+            Self::Awq => "AWQ",
+            Self::Gptq(_) => "GPTQ",
+        })
+    }
+}
+
 /// A checked request to quantize.
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub model: PathBuf,
     pub output: PathBuf,
     pub overwrite: bool,
-    pub method: Method,
+    pub solver: Solver,
     pub format: Format,
-    /// Round to nearest instead of the method's solver.
-    pub rtn: bool,
     pub scheme: Scheme,
-    pub gptq: gptq::Settings,
     pub seq_len: usize,
     pub num_samples: usize,
     pub batch_size: Option<usize>,
@@ -183,14 +214,18 @@ impl Settings {
             return Err(Error::Zero { option });
         }
 
-        let name = if args.rtn {
-            "RTN".to_owned()
-        } else {
-            method.to_string()
+        let solver = match method {
+            _ if args.rtn => Solver::Rtn,
+            Method::Awq => Solver::Awq,
+            Method::Gptq => Solver::Gptq(gptq::Settings {
+                act_order: act_order(args.act_order, &replay),
+                damp,
+                grid_fit: gptq::GridFit::Search,
+            }),
         };
         let output = args
             .output
-            .unwrap_or_else(|| model.join(format!("{name}-{bits}bit")));
+            .unwrap_or_else(|| model.join(format!("{solver}-{bits}bit")));
         if output == model
             || model
                 .canonicalize()
@@ -203,19 +238,13 @@ impl Settings {
             output,
             model,
             overwrite: args.overwrite,
-            method,
+            solver,
             format,
-            rtn: args.rtn,
             scheme: Scheme {
                 bits,
                 group_size,
                 symmetric,
                 min_zero_point: format.min_zero_point(symmetric),
-            },
-            gptq: gptq::Settings {
-                act_order: act_order(args.act_order, &replay),
-                damp,
-                grid_fit: gptq::GridFit::Search,
             },
             seq_len: args.seq_len,
             num_samples: args.num_samples,
@@ -310,16 +339,16 @@ mod tests {
     fn published_defaults() {
         let awq = resolve(&[]).unwrap();
         assert_eq!(
-            (awq.method, awq.scheme.bits, awq.scheme.symmetric),
-            (Method::Awq, 4, false)
+            (awq.solver, awq.scheme.bits, awq.scheme.symmetric),
+            (Solver::Awq, 4, false)
         );
         assert_eq!(awq.output, Path::new("m/AWQ-4bit"));
         assert_eq!(awq.scheme.min_zero_point, 0);
         let gptq = resolve(&["--gptq"]).unwrap();
-        assert_eq!(
-            (gptq.method, gptq.scheme.bits, gptq.scheme.symmetric),
-            (Method::Gptq, 8, true)
-        );
+        assert_eq!((gptq.scheme.bits, gptq.scheme.symmetric), (8, true));
+        let solver = gptq.solver.gptq().unwrap();
+        assert_eq!(solver.act_order, gptq::ActOrder::GroupAware);
+        assert!((solver.damp - 0.01).abs() < 1e-12);
         assert_eq!(gptq.output, Path::new("m/GPTQ-8bit"));
         assert_eq!(gptq.scheme.group_size, GroupSize::Columns(128));
         assert_eq!(gptq.format, Format::GptqV1);
@@ -376,10 +405,11 @@ mod tests {
         std::fs::write(&path, text).unwrap();
         let file = path.to_str().unwrap();
         let replayed = resolve(&["--quant-config", file]).unwrap();
-        assert_eq!((replayed.method, replayed.scheme.bits), (Method::Gptq, 4));
+        let solver = replayed.solver.gptq().unwrap();
+        assert_eq!(replayed.scheme.bits, 4);
         assert_eq!(replayed.scheme.group_size, GroupSize::Columns(32));
-        assert_eq!(replayed.gptq.act_order, gptq::ActOrder::DescAct);
-        assert!((replayed.gptq.damp - 0.05).abs() < 1e-12);
+        assert_eq!(solver.act_order, gptq::ActOrder::DescAct);
+        assert!((solver.damp - 0.05).abs() < 1e-12);
         assert_eq!(
             resolve(&["--quant-config", file, "--bits", "8"])
                 .unwrap()

@@ -26,6 +26,15 @@ impl State {
             carried: None,
         }
     }
+
+    /// The same tensors, not copied.
+    #[must_use]
+    pub fn shallow_clone(&self) -> Self {
+        Self {
+            hidden: self.hidden.shallow_clone(),
+            carried: self.carried.as_ref().map(Tensor::shallow_clone),
+        }
+    }
 }
 
 /// A decoder layer without its linears: its norms and the steps between its stages.

@@ -138,6 +138,11 @@ impl Model {
         self.in_layer(layer, self.arch.linear(role).name)
     }
 
+    /// The tensor name of a linear's bias.
+    pub fn bias_name(&self, layer: usize, role: Role) -> String {
+        format!("{}.bias", self.linear_name(layer, role))
+    }
+
     /// Output and input width of a linear.
     pub fn linear_shape(&self, role: Role) -> (usize, usize) {
         let config = &self.config;
@@ -219,11 +224,8 @@ impl Model {
             .iter()
             .filter(|linear| self.has_bias(linear.role));
         let biases = biased.map(|linear| {
-            let name = self.linear_name(layer, linear.role);
-            (
-                format!("{name}.bias"),
-                vec![self.linear_shape(linear.role).0],
-            )
+            let name = self.bias_name(layer, linear.role);
+            (name, vec![self.linear_shape(linear.role).0])
         });
         norms.chain(biases).collect()
     }

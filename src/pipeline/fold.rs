@@ -97,7 +97,7 @@ impl<'a> FoldProof<'a> {
     ) -> Result<()> {
         let (block, state) = &mut self.original;
         let outputs = run(stage, block, state, original, biases, self.compute)?;
-        *state = block.mix(stage, outputs, take(state), &self.rope, None)?;
+        *state = block.mix(stage, outputs, state.shallow_clone(), &self.rope, None)?;
 
         let (block, state) = &mut self.folded;
         match (&stage.fold, self.previous.take()) {
@@ -116,15 +116,12 @@ impl<'a> FoldProof<'a> {
             _ => {}
         }
         let outputs = run(stage, block, state, scaled, biases, self.compute)?;
-        let before = State {
-            hidden: state.hidden.shallow_clone(),
-            carried: state.carried.as_ref().map(Tensor::shallow_clone),
-        };
+        let before = state.shallow_clone();
         let kept = outputs
             .iter()
             .map(Tensor::f_alias_copy)
             .collect::<Result<_, _>>()?;
-        *state = block.mix(stage, outputs, take(state), &self.rope, None)?;
+        *state = block.mix(stage, outputs, state.shallow_clone(), &self.rope, None)?;
         self.previous = Some((stage, before, kept));
         Ok(())
     }
@@ -145,13 +142,6 @@ impl<'a> FoldProof<'a> {
              {TOLERANCE:.0e}: the family's description does not fit this model; please report it, and use --gptq meanwhile"
         );
         Ok(relative)
-    }
-}
-
-fn take(state: &mut State) -> State {
-    State {
-        hidden: state.hidden.shallow_clone(),
-        carried: state.carried.take(),
     }
 }
 

@@ -1,6 +1,5 @@
 //! One layer from float to codes, stage by stage: observe the input, solve, write, and run the quantized linears once.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -9,9 +8,9 @@ use tch::{Device, Tensor};
 use super::fold::{FoldProof, divide_norm};
 use super::solve::{self, CLIP, FloatLinear, ScaleFound, Solved};
 use super::{Run, Times};
-use crate::cli::settings::Method;
+use crate::cli::settings::Solver;
 use crate::fault::InputError;
-use crate::model::{Block, Fold, Linear, NormSite, Role, Rope, Stage, State, Weights};
+use crate::model::{Block, Fold, Linear, Role, Rope, Stage, State, Weights};
 use crate::quant::{InputStats, QuantizedLinear, awq};
 use crate::report::LinearReport;
 
@@ -19,30 +18,36 @@ use crate::report::LinearReport;
 pub struct LayerRun<'a> {
     run: &'a Run<'a>,
     layer: usize,
+    /// Its norms hold what will be stored.
     block: Block,
-    /// Norms and biases in float32 by tensor name, as they will be stored.
-    dense: BTreeMap<String, Vec<f32>>,
-    /// Linears whose rows a later stage's scale may be folded into.
+    /// Float32, as they will be stored.
+    biases: Vec<(Role, Vec<f32>)>,
+    /// Linears whose rows a later stage's scale will be folded into.
     pending: Vec<(Role, QuantizedLinear)>,
+    /// Stages whose tensors are not all final, or final since the last line of the journal.
+    unjournaled: Vec<&'static str>,
 }
 
 impl<'a> LayerRun<'a> {
     /// Loads the layer's norms and biases.
     pub fn load(run: &'a Run<'a>, layer: usize) -> Result<Self> {
         let (model, source) = (&run.source.model, run.source);
-        let mut dense = BTreeMap::new();
-        for (name, shape) in model.layer_dense_tensors(layer) {
-            dense.insert(
-                name.clone(),
-                crate::tensor::to_f32(&source.tensor(&name, &shape)?)?,
-            );
+        let mut biases = Vec::new();
+        for linear in model.arch.linears {
+            if model.has_bias(linear.role) {
+                let name = model.bias_name(layer, linear.role);
+                let (rows, _) = model.linear_shape(linear.role);
+                let bias = crate::tensor::to_f32(&source.tensor(&name, &[rows])?)?;
+                biases.push((linear.role, bias));
+            }
         }
         Ok(Self {
             run,
             layer,
             block: Block::load(model, source, run.compute, layer)?,
-            dense,
+            biases,
             pending: Vec::new(),
+            unjournaled: Vec::new(),
         })
     }
 
@@ -55,7 +60,8 @@ impl<'a> LayerRun<'a> {
         mut stage_done: impl FnMut(&Stage, &[LinearReport], f64),
     ) -> Result<Vec<LinearReport>> {
         let mut reports = Vec::new();
-        let mut proof = match (self.run.folds(), states.first()) {
+        let folds = self.run.settings.solver.folds();
+        let mut proof = match (folds, states.first()) {
             (true, Some(state)) => Some(FoldProof::new(
                 &self.run.source.model,
                 self.run.source,
@@ -95,7 +101,7 @@ impl<'a> LayerRun<'a> {
                     awq: solved.awq,
                     gptq: solved.gptq,
                 });
-                if self.run.folds() && self.is_fold_source(*role) {
+                if folds && self.is_fold_source(*role) {
                     self.pending.push((*role, solved.quantized));
                 } else {
                     times.write.time(|| self.write(*role, &solved.quantized))?;
@@ -104,8 +110,7 @@ impl<'a> LayerRun<'a> {
             times
                 .forward
                 .time(|| self.advance(stage, &running, states, rope))?;
-            let record = serde_json::json!({"layer": self.layer, "stage": stage.name});
-            times.write.time(|| self.run.writer.stage_done(&record))?;
+            times.write.time(|| self.settle(stage))?;
             stage_done(
                 stage,
                 &reports[first..],
@@ -121,7 +126,6 @@ impl<'a> LayerRun<'a> {
                 self.layer
             );
         }
-        times.write.time(|| self.finish())?;
         Ok(reports)
     }
 
@@ -190,15 +194,24 @@ impl<'a> LayerRun<'a> {
         states: &mut [State],
         proof: Option<&mut FoldProof<'static>>,
     ) -> Result<Vec<Solved>> {
-        let settings = self.run.settings;
-        if settings.rtn {
-            return solve::rtn(&linears, stats, settings);
+        let scheme = self.run.settings.scheme;
+        match &self.run.settings.solver {
+            Solver::Rtn => solve::rtn(&linears, stats, scheme),
+            Solver::Gptq(settings) => solve::gptq(&linears, stats, scheme, settings)
+                .with_context(|| format!("layer {}, {}", self.layer, stage.name)),
+            Solver::Awq => self.solve_awq(stage, linears, stats, states, proof),
         }
-        if settings.method == Method::Gptq {
-            return solve::gptq(&linears, stats, settings)
-                .with_context(|| format!("layer {}, {}", self.layer, stage.name));
-        }
+    }
 
+    fn solve_awq(
+        &mut self,
+        stage: &'static Stage,
+        linears: Vec<FloatLinear>,
+        stats: &InputStats,
+        states: &mut [State],
+        proof: Option<&mut FoldProof<'static>>,
+    ) -> Result<Vec<Solved>> {
+        let scheme = self.run.settings.scheme;
         let start = Instant::now();
         let classes = self.run.source.model.fold_classes(stage);
         let weights: Vec<Tensor> = linears
@@ -211,8 +224,7 @@ impl<'a> LayerRun<'a> {
                 vec![1.0; stats.abs_sum.size1()? as usize],
             )
         } else {
-            let search =
-                awq::search_scale(&weights, stats, settings.scheme, classes.as_deref(), CLIP)?;
+            let search = awq::search_scale(&weights, stats, scheme, classes.as_deref(), CLIP)?;
             (ScaleFound::of(&search), search.channel_scale)
         };
         let divisors = self.fold(stage, &mut scale, classes.as_deref(), states)?;
@@ -235,13 +247,13 @@ impl<'a> LayerRun<'a> {
                 .map(|linear| self.bias(linear.role))
                 .collect::<Result<Vec<_>>>()?;
             let norm = match stage.fold {
-                Fold::Norm(site) => Some(self.norm(site)?),
+                Fold::Norm(site) => Some(self.block.norm_weight(site)),
                 _ => None,
             };
-            proof.advance(stage, &linears, &biases, &scaled, norm.as_ref(), &divisors)?;
+            proof.advance(stage, &linears, &biases, &scaled, norm, &divisors)?;
         }
         drop((linears, weights));
-        solve::awq(&scaled, &stats, &found, search_seconds, settings)
+        solve::awq(&scaled, &stats, &found, search_seconds, scheme)
     }
 
     /// Divides what comes before the stage by the channel `scale`, and makes `scale` what that really applied.
@@ -258,13 +270,11 @@ impl<'a> LayerRun<'a> {
         match stage.fold {
             Fold::None => Ok(Vec::new()),
             Fold::Norm(site) => {
-                let name = model.norm_name(self.layer, site);
-                let weight = self.dense.get_mut(&name).with_context(|| name.clone())?;
-                let (stored, applied) = divide_norm(weight, model.arch.norm.offset(), scale);
-                *weight = stored;
+                let weight = crate::tensor::to_f32(self.block.norm_weight(site))?;
+                let (stored, applied) = divide_norm(&weight, model.arch.norm.offset(), scale);
                 *scale = applied;
-                let norm = self.norm(site)?;
-                self.block.set_norm_weight(site, &norm)?;
+                self.block
+                    .set_norm_weight(site, &Tensor::f_from_slice(&stored)?)?;
                 Ok(Vec::new())
             }
             Fold::Rows(role) => {
@@ -280,10 +290,7 @@ impl<'a> LayerRun<'a> {
                 {
                     quantized.divide_rows(&divisors);
                 }
-                if let Some(bias) = self
-                    .dense
-                    .get_mut(&format!("{}.bias", model.linear_name(self.layer, role)))
-                {
+                if let Some((_, bias)) = self.biases.iter_mut().find(|bias| bias.0 == role) {
                     for (bias, divisor) in bias.iter_mut().zip(&divisors) {
                         *bias /= divisor;
                     }
@@ -297,23 +304,11 @@ impl<'a> LayerRun<'a> {
         }
     }
 
-    /// A norm weight in float32, as it will be stored.
-    fn norm(&self, site: NormSite) -> Result<Tensor> {
-        let name = self.run.source.model.norm_name(self.layer, site);
-        let values = self.dense.get(&name).with_context(|| name.clone())?;
-        Ok(Tensor::f_from_slice(values)?)
-    }
-
     /// A linear's bias in float32, as it will be stored.
     fn bias(&self, role: Role) -> Result<Option<Tensor>> {
-        let name = format!(
-            "{}.bias",
-            self.run.source.model.linear_name(self.layer, role)
-        );
-        Ok(self
-            .dense
-            .get(&name)
-            .map(|values| Tensor::f_from_slice(values))
+        let bias = self.biases.iter().find(|bias| bias.0 == role);
+        Ok(bias
+            .map(|(_, values)| Tensor::f_from_slice(values))
             .transpose()?)
     }
 
@@ -371,17 +366,40 @@ impl<'a> LayerRun<'a> {
         Ok(())
     }
 
-    /// Writes what waited for later stages, and the norms and biases.
-    fn finish(&self) -> Result<()> {
-        for (role, quantized) in &self.pending {
+    /// Writes what waited for `stage`, with the layer's last stage the norms and biases too, and journals the stages whose
+    /// tensors are all final now.
+    fn settle(&mut self, stage: &Stage) -> Result<()> {
+        let model = &self.run.source.model;
+        self.unjournaled.push(stage.name);
+        let (settled, pending) = std::mem::take(&mut self.pending)
+            .into_iter()
+            .partition(|(role, _)| stage.fold == Fold::Rows(*role));
+        self.pending = pending;
+        let settled: Vec<(Role, QuantizedLinear)> = settled;
+        for (role, quantized) in &settled {
             self.write(*role, quantized)?;
         }
-        for (name, values) in &self.dense {
-            let bytes =
-                crate::tensor::f16_bytes(values.iter().copied()).with_context(|| name.clone())?;
-            self.run.writer.write(name, &bytes)?;
+        if model.arch.stages.last() == Some(stage) {
+            for &(site, _) in model.arch.norms {
+                let norm = crate::tensor::to_f32(self.block.norm_weight(site))?;
+                self.write_float16(&model.norm_name(self.layer, site), &norm)?;
+            }
+            for (role, bias) in &self.biases {
+                self.write_float16(&model.bias_name(self.layer, *role), bias)?;
+            }
+        }
+        if self.pending.is_empty() {
+            let stages = std::mem::take(&mut self.unjournaled);
+            let record = serde_json::json!({"layer": self.layer, "stages": stages});
+            self.run.writer.stage_done(&record)?;
         }
         Ok(())
+    }
+
+    fn write_float16(&self, name: &str, values: &[f32]) -> Result<()> {
+        let bytes =
+            crate::tensor::f16_bytes(values.iter().copied()).with_context(|| name.to_owned())?;
+        Ok(self.run.writer.write(name, &bytes)?)
     }
 }
 

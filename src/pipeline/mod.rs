@@ -17,13 +17,14 @@ pub use plan::Plan;
 
 use crate::calibration::{self, Tokenizer, Windows};
 use crate::checkpoint::Writer;
-use crate::cli::settings::{Method, Settings};
+use crate::cli::settings::Settings;
 use crate::device;
 use crate::device::vram::VramMonitor;
 use crate::fault::InputError;
 use crate::model::{Compute, State};
 use crate::pack::{self, Description, GptqDetails, Verdict};
-use crate::quant::{GroupSize, gptq};
+use crate::quant::GroupSize;
+use crate::quant::gptq::ActOrder;
 use crate::report::progress::Progress;
 use crate::report::{
     CalibrationReport, ModelReport, Phase, Report, SettingsReport, VramReport, human_bytes,
@@ -38,13 +39,6 @@ pub struct Run<'a> {
     pub source: &'a ModelDir,
     pub compute: Compute,
     pub writer: &'a Writer,
-}
-
-impl Run<'_> {
-    /// Whether channel scales are folded, so that a stage may change what an earlier one made.
-    pub fn folds(&self) -> bool {
-        self.settings.method == Method::Awq && !self.settings.rtn
-    }
 }
 
 /// Seconds of one part of the work.
@@ -131,7 +125,7 @@ pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Re
 
     tracing::info!(
         "{} {} bit, {} layers, {} windows of {} tokens, on {:?} in {:?}",
-        solve::method_name(settings),
+        settings.solver,
         settings.scheme.bits,
         source.model.config.n_layers,
         windows.ids.len(),
@@ -320,11 +314,11 @@ fn write_outside_layers(run: &Run<'_>, plan: &Plan) -> Result<()> {
 /// config.json with the quantization that the runtimes read, and the same beside it.
 fn write_config(run: &Run<'_>) -> Result<()> {
     let settings = run.settings;
-    let gptq = (settings.method == Method::Gptq && !settings.rtn).then(|| GptqDetails {
-        damp_percent: settings.gptq.damp,
-        desc_act: settings.gptq.act_order == gptq::ActOrder::DescAct,
-        static_groups: settings.gptq.act_order == gptq::ActOrder::Static,
-        act_group_aware: settings.gptq.act_order == gptq::ActOrder::GroupAware,
+    let gptq = settings.solver.gptq().map(|gptq| GptqDetails {
+        damp_percent: gptq.damp,
+        desc_act: gptq.act_order == ActOrder::DescAct,
+        static_groups: gptq.act_order == ActOrder::Static,
+        act_group_aware: gptq.act_order == ActOrder::GroupAware,
     });
     let description = Description {
         format: settings.format,
@@ -349,9 +343,9 @@ fn write_config(run: &Run<'_>) -> Result<()> {
 }
 
 fn settings_report(settings: &Settings) -> SettingsReport {
-    let gptq = settings.method == Method::Gptq && !settings.rtn;
+    let gptq = settings.solver.gptq();
     SettingsReport {
-        method: solve::method_name(settings),
+        method: settings.solver.to_string(),
         format: format!("{:?}", settings.format),
         bits: settings.scheme.bits,
         group_size: match settings.scheme.group_size {
@@ -359,8 +353,8 @@ fn settings_report(settings: &Settings) -> SettingsReport {
             GroupSize::WholeRow => -1,
         },
         symmetric: settings.scheme.symmetric,
-        act_order: gptq.then(|| format!("{:?}", settings.gptq.act_order)),
-        damp_percent: gptq.then_some(settings.gptq.damp),
+        act_order: gptq.map(|gptq| format!("{:?}", gptq.act_order)),
+        damp_percent: gptq.map(|gptq| gptq.damp),
         seed: settings.seed,
     }
 }

@@ -13,6 +13,7 @@ use crate::fault::InputError;
 use crate::model::{Compute, Role};
 use crate::pack::{self, RuleOutcome};
 use crate::quant::GroupSize;
+use crate::quant::gptq::ActOrder;
 use crate::report::human_bytes;
 use crate::weights::ModelDir;
 
@@ -65,8 +66,8 @@ impl Plan {
             bits: settings.scheme.bits,
             group_size: settings.scheme.group_size,
             symmetric: settings.scheme.symmetric,
-            desc_act: !settings.rtn
-                && settings.gptq.act_order == crate::quant::gptq::ActOrder::DescAct,
+            desc_act: (settings.solver.gptq())
+                .is_some_and(|gptq| gptq.act_order == ActOrder::DescAct),
             linears: &shapes,
         };
         pack::refuse(&request)?;
@@ -176,7 +177,7 @@ impl Plan {
                 "method",
                 format!(
                     "{} {} bit, group size {group_size}, {}",
-                    super::solve::method_name(settings),
+                    settings.solver,
                     settings.scheme.bits,
                     if settings.scheme.symmetric {
                         "symmetric"

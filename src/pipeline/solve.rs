@@ -5,9 +5,8 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use tch::Tensor;
 
-use crate::cli::settings::{Method, Settings};
 use crate::model::Role;
-use crate::quant::{self, InputStats, QuantizedLinear, awq, gptq};
+use crate::quant::{self, InputStats, QuantizedLinear, Scheme, awq, gptq};
 use crate::report::{AwqReport, GptqReport};
 
 /// Whether AWQ searches the ranges of the grids. The published code leaves out q and k; with the error measured over the
@@ -61,18 +60,14 @@ impl ScaleFound {
 }
 
 /// Rounds each linear to its nearest codes.
-pub fn rtn(
-    linears: &[FloatLinear],
-    stats: &InputStats,
-    settings: &Settings,
-) -> Result<Vec<Solved>> {
+pub fn rtn(linears: &[FloatLinear], stats: &InputStats, scheme: Scheme) -> Result<Vec<Solved>> {
     linears
         .iter()
         .map(|linear| {
             let start = Instant::now();
             let (out, inp) = linear.weight.size2()?;
             let values = crate::tensor::to_f32(&linear.weight)?;
-            let quantized = quant::rtn(&values, out as usize, inp as usize, settings.scheme);
+            let quantized = quant::rtn(&values, out as usize, inp as usize, scheme);
             let delta = quantized.dequantize_tensor()?.f_sub(&linear.weight)?;
             Ok(Solved {
                 error: quant::output_error(&delta, stats)?,
@@ -89,16 +84,17 @@ pub fn rtn(
 pub fn gptq(
     linears: &[FloatLinear],
     stats: &InputStats,
-    settings: &Settings,
+    scheme: Scheme,
+    settings: &gptq::Settings,
 ) -> Result<Vec<Solved>> {
     let start = Instant::now();
-    let factor = gptq::Factor::new(stats, settings.scheme, &settings.gptq)?;
+    let factor = gptq::Factor::new(stats, scheme, settings)?;
     let shared_seconds = start.elapsed().as_secs_f64() / linears.len() as f64;
     linears
         .iter()
         .map(|linear| {
             let start = Instant::now();
-            let solved = gptq::solve(&linear.weight, &factor, settings.scheme, &settings.gptq)
+            let solved = gptq::solve(&linear.weight, &factor, scheme, settings)
                 .with_context(|| linear.name.clone())?;
             Ok(Solved {
                 quantized: solved.quantized,
@@ -120,13 +116,13 @@ pub fn awq(
     stats: &InputStats,
     found: &ScaleFound,
     search_seconds: f64,
-    settings: &Settings,
+    scheme: Scheme,
 ) -> Result<Vec<Solved>> {
     scaled
         .iter()
         .map(|linear| {
             let start = Instant::now();
-            let solved = awq::quantize(&linear.weight, stats, settings.scheme, CLIP)
+            let solved = awq::quantize(&linear.weight, stats, scheme, CLIP)
                 .with_context(|| linear.name.clone())?;
             Ok(Solved {
                 error: solved.loss,
@@ -145,12 +141,4 @@ pub fn awq(
 
 fn ratio(value: f64, base: f64) -> f64 {
     if base > 0.0 { value / base } else { 1.0 }
-}
-
-/// What the runtimes and the config call this run's method.
-pub fn method_name(settings: &Settings) -> String {
-    match (settings.rtn, settings.method) {
-        (true, _) => "RTN".to_owned(),
-        (false, method @ (Method::Awq | Method::Gptq)) => method.to_string(),
-    }
 }
