@@ -28,6 +28,9 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Quantize into a directory that is removed again, and print each part's seconds beside the machine's floor
+    #[command(hide = true)]
+    Bench(QuantizeArgs),
     /// Measure perplexity, and the KL divergence from the original, of a plain or quantized model directory
     Eval(EvalArgs),
     /// Continue a prompt with a plain or quantized model directory

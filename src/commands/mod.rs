@@ -1,10 +1,12 @@
 //! One file a subcommand: what it reads, does and prints.
 
+mod bench;
 mod evaluate;
 mod generate;
 mod inspect;
 mod quantize;
 
+pub use bench::bench;
 pub use evaluate::evaluate;
 pub use generate::generate;
 pub use inspect::inspect;

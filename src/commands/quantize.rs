@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use crate::cli::QuantizeArgs;
 use crate::cli::settings::Settings;
+use crate::device::rates::Rates;
 use crate::pipeline::{self, Plan};
 use crate::weights::ModelDir;
 
@@ -15,7 +16,9 @@ pub fn quantize(args: QuantizeArgs, start: Instant) -> Result<()> {
     if settings.dry_run {
         let source = ModelDir::open(&settings.model)?;
         let compute = pipeline::compute(&settings.compute)?;
-        super::print(&Plan::new(&source, &settings, compute)?.render(&source, &settings, compute))?;
+        let rates = Rates::measure(compute.device, compute.kind)?;
+        let plan = Plan::new(&source, &settings, compute)?;
+        super::print(&plan.render(&source, &settings, compute, &rates))?;
         return Ok(());
     }
     let command = std::env::args().collect();

@@ -5,6 +5,7 @@
 //! hundreds of megabytes for nothing.
 
 pub mod memory;
+pub mod rates;
 pub mod vram;
 
 use std::ffi::CStr;

@@ -4,6 +4,7 @@
 //! weights quantized from them and written, the quantized linears run once to make the next stage's input. What must be in
 //! memory is one stage's weights and statistics, and the activations of all windows between two stages.
 
+mod floor;
 mod fold;
 mod layer;
 mod plan;
@@ -19,6 +20,7 @@ use crate::calibration::{self, Tokenizer, Windows};
 use crate::checkpoint::Writer;
 use crate::cli::settings::Settings;
 use crate::device;
+use crate::device::rates::Rates;
 use crate::device::vram::VramMonitor;
 use crate::fault::InputError;
 use crate::model::{Compute, State};
@@ -27,7 +29,7 @@ use crate::quant::GroupSize;
 use crate::quant::gptq::ActOrder;
 use crate::report::progress::Progress;
 use crate::report::{
-    CalibrationReport, ModelReport, Phase, Report, SettingsReport, VramReport, human_bytes,
+    CalibrationReport, ModelReport, Report, SettingsReport, VramReport, human_bytes,
 };
 use crate::weights::ModelDir;
 
@@ -52,6 +54,10 @@ impl Timer {
         self.0 += start.elapsed();
         result
     }
+
+    fn seconds(&self) -> f64 {
+        self.0.as_secs_f64()
+    }
 }
 
 /// Where the time goes.
@@ -63,24 +69,6 @@ pub struct Times {
     solve: Timer,
     forward: Timer,
     write: Timer,
-}
-
-impl Times {
-    fn phases(&self) -> Vec<Phase> {
-        [
-            ("calibration text", &self.calibration),
-            ("reading weights", &self.load),
-            ("statistics", &self.statistics),
-            ("solving", &self.solve),
-            ("quantized forward pass", &self.forward),
-            ("packing and writing", &self.write),
-        ]
-        .map(|(name, timer)| Phase {
-            name,
-            seconds: timer.0.as_secs_f64(),
-        })
-        .into()
-    }
 }
 
 /// Where and in what the model computes, for `choice` on this machine.
@@ -100,6 +88,7 @@ pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Re
     let plan = Plan::new(&source, settings, compute)?;
     let mut warnings = warn_of(&plan);
     let mut times = Times::default();
+    let rates = Rates::measure(compute.device, compute.kind)?;
     let tokenizer = Tokenizer::open(&settings.model)?;
     let (documents, windows) = times.calibration.time(|| -> Result<_> {
         let documents = calibration::load(settings.calib_data.as_deref())?;
@@ -152,6 +141,8 @@ pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Re
     let sidecars = writer.copy_sidecars(&settings.model)?;
     tracing::debug!("copied {}", sidecars.join(", "));
 
+    let seconds = start.elapsed().as_secs_f64();
+    let work = plan.work(&source, settings, windows.ids.len());
     let report = Report {
         nibble: env!("CARGO_PKG_VERSION").to_owned(),
         libtorch: crate::tensor::LIBTORCH_VERSION.to_owned(),
@@ -181,8 +172,9 @@ pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Re
         batch_size: plan.batch_size,
         linears,
         warnings,
-        seconds: start.elapsed().as_secs_f64(),
-        phases: times.phases(),
+        seconds,
+        phases: work.phases(&rates, &times, seconds),
+        rates,
         input_bytes: source.checkpoint.total_bytes(),
         output_bytes: writer.total_bytes(),
         peak_rss_bytes: device::memory::resident().map(|resident| resident.peak_bytes),

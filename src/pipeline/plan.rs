@@ -6,15 +6,17 @@ use std::fmt::Write;
 use anyhow::Result;
 use safetensors::Dtype;
 
+use super::floor::Work;
 use crate::checkpoint::TensorSpec;
 use crate::cli::settings::Settings;
 use crate::device;
+use crate::device::rates::Rates;
 use crate::fault::InputError;
 use crate::model::{Compute, Role};
 use crate::pack::{self, RuleOutcome};
 use crate::quant::GroupSize;
 use crate::quant::gptq::ActOrder;
-use crate::report::human_bytes;
+use crate::report::{human_bytes, human_seconds};
 use crate::weights::ModelDir;
 
 /// Most tokens that run through a layer together: enough for full-speed products, few enough for a CPU's caches.
@@ -144,6 +146,12 @@ impl Plan {
         })
     }
 
+    /// The least that the run has to do on `n_windows` windows.
+    pub fn work(&self, source: &ModelDir, settings: &Settings, n_windows: usize) -> Work {
+        let read = source.checkpoint.total_bytes();
+        Work::new(&source.model, settings, n_windows, read, self.output_bytes)
+    }
+
     /// A warning where the run will not fit into the memory that is free now.
     pub fn memory_warning(&self) -> Option<String> {
         let free = device::memory::available_bytes().filter(|&free| free < self.working_bytes)?;
@@ -155,7 +163,13 @@ impl Plan {
     }
 
     /// What `--dry-run` prints.
-    pub fn render(&self, source: &ModelDir, settings: &Settings, compute: Compute) -> String {
+    pub fn render(
+        &self,
+        source: &ModelDir,
+        settings: &Settings,
+        compute: Compute,
+        rates: &Rates,
+    ) -> String {
         let mut text = String::new();
         let group_size = match settings.scheme.group_size {
             GroupSize::Columns(columns) => columns.to_string(),
@@ -214,6 +228,16 @@ impl Plan {
                 format!(
                     "about {} beyond libtorch's own",
                     human_bytes(self.working_bytes)
+                ),
+            ),
+            (
+                "time",
+                format!(
+                    "at least {}, at the rates that this machine reaches now",
+                    human_seconds(
+                        self.work(source, settings, settings.num_samples)
+                            .seconds(rates)
+                    )
                 ),
             ),
         ];

@@ -6,6 +6,8 @@ mod text;
 
 use serde::Serialize;
 
+use crate::device::rates::Rates;
+
 /// Everything worth knowing about one quantization run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
@@ -25,7 +27,9 @@ pub struct Report {
     pub warnings: Vec<String>,
     /// Whole run, process start to the last byte written.
     pub seconds: f64,
+    /// The parts of the run in their order, the whole run last.
     pub phases: Vec<Phase>,
+    pub rates: Rates,
     pub input_bytes: u64,
     pub output_bytes: u64,
     pub peak_rss_bytes: Option<u64>,
@@ -67,10 +71,14 @@ pub struct CalibrationReport {
     pub bos: Option<u32>,
 }
 
-/// Seconds that one part of the work took, over all layers.
+/// One part of the work over all layers, or the whole run: what it took, beside the least that it could have taken.
 #[derive(Debug, Clone, Serialize)]
 pub struct Phase {
     pub name: &'static str,
+    /// Arithmetic that the part cannot do without, a multiply-add counted as two; 0 where there is none to count.
+    pub operations: f64,
+    /// `operations` and bytes over [`Report::rates`]; 0 where there is nothing to count.
+    pub ideal_seconds: f64,
     pub seconds: f64,
 }
 
@@ -125,6 +133,11 @@ impl Report {
         text::render(self)
     }
 
+    /// The parts of the run against their floors, as a table.
+    pub fn floor_table(&self) -> String {
+        text::floor_table(self)
+    }
+
     /// Mean over linears of the relative output error.
     pub fn mean_relative_error(&self) -> f64 {
         let sum: f64 = self
@@ -152,9 +165,25 @@ pub fn human_bytes(bytes: u64) -> String {
     }
 }
 
+/// Seconds, or minutes and hours of them, as a person reads them.
+pub fn human_seconds(seconds: f64) -> String {
+    match seconds {
+        ..100.0 => format!("{seconds:.1} s"),
+        ..6000.0 => format!("{:.0} minutes", seconds / 60.0),
+        _ => format!("{:.1} hours", seconds / 3600.0),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn seconds_are_readable() {
+        for (seconds, text) in [(1.26, "1.3 s"), (150.0, "2 minutes"), (9000.0, "2.5 hours")] {
+            assert_eq!(human_seconds(seconds), text);
+        }
+    }
 
     #[test]
     fn bytes_are_readable() {

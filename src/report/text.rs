@@ -112,10 +112,6 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
         "mean relative output error  {:.3e}",
         report.mean_relative_error()
     )?;
-    for phase in &report.phases {
-        writeln!(out, "{:<27} {:.1} s", phase.name, phase.seconds)?;
-    }
-    writeln!(out, "{:<27} {:.1} s", "whole run", report.seconds)?;
     writeln!(
         out,
         "size                        {} -> {}",
@@ -136,5 +132,51 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
             peak.stage
         ),
     };
-    writeln!(out, "peak VRAM                   {vram}")
+    writeln!(out, "peak VRAM                   {vram}")?;
+    writeln!(out)?;
+    write_floor(report, out)
+}
+
+/// Operations, ideal and measured seconds of each part of the run, and the rates behind the ideal.
+pub fn floor_table(report: &Report) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = write_floor(report, &mut text);
+    text
+}
+
+fn write_floor(report: &Report, out: &mut String) -> std::fmt::Result {
+    writeln!(
+        out,
+        "{:<20} {:>10} {:>10} {:>10} {:>7}",
+        "part", "TFLOP", "ideal s", "seconds", "ratio"
+    )?;
+    // Nothing to count, nothing to compare with.
+    let counted = |value: f64, decimals: usize| match value {
+        0.0 => "-".to_owned(),
+        value => format!("{value:.decimals$}"),
+    };
+    for phase in &report.phases {
+        let ratio = match phase.ideal_seconds {
+            0.0 => 0.0,
+            ideal => phase.seconds / ideal,
+        };
+        writeln!(
+            out,
+            "{:<20} {:>10} {:>10} {:>10.2} {:>7}",
+            phase.name,
+            counted(phase.operations / 1e12, 3),
+            counted(phase.ideal_seconds, 2),
+            phase.seconds,
+            counted(ratio, 2)
+        )?;
+    }
+    writeln!(
+        out,
+        "ideal at {:.0} GFLOP/s in {}, {:.0} GFLOP/s in float32, copies of {:.1} GB/s, measured before the run",
+        report.rates.forward / 1e9,
+        report.compute_dtype,
+        report.rates.float32 / 1e9,
+        report.rates.copy / 1e9
+    )
 }

@@ -1,0 +1,91 @@
+//! What this machine reaches now: the rates that a run's least time is worked out from.
+
+use std::time::Instant;
+
+use tch::{Cuda, Device, Kind, TchError, Tensor};
+
+/// Each measurement is the best of so many: what else runs on the machine only ever slows it down.
+const REPEATS: usize = 5;
+
+/// Rates of one device.
+#[derive(Debug, Clone, Copy, serde::Serialize)]
+pub struct Rates {
+    /// Operations a second of matrix products in the forward pass's dtype, a multiply-add counted as two.
+    pub forward: f64,
+    /// The same in float32.
+    pub float32: f64,
+    /// Bytes a second that the host copies from memory to memory.
+    pub copy: f64,
+}
+
+impl Rates {
+    /// Measures for about a second.
+    ///
+    /// # Errors
+    /// libtorch's, out of memory among them.
+    pub fn measure(device: Device, kind: Kind) -> Result<Self, TchError> {
+        let forward = product_rate(device, kind)?;
+        let float32 = if kind == Kind::Float {
+            forward
+        } else {
+            product_rate(device, Kind::Float)?
+        };
+        Ok(Self {
+            forward,
+            float32,
+            copy: copy_rate()?,
+        })
+    }
+}
+
+/// Operations a second of one square product, large enough for the device's full rate.
+fn product_rate(device: Device, kind: Kind) -> Result<f64, TchError> {
+    let size: i64 = match device {
+        Device::Cuda(_) => 8192,
+        _ => 1536,
+    };
+    let factor = Tensor::f_ones([size, size], (kind, device))?;
+    let product = factor.f_empty_like()?;
+    let seconds = best(device, || factor.f_mm_out(&product, &factor).map(drop))?;
+    Ok(2.0 * (size as f64).powi(3) / seconds)
+}
+
+/// Bytes a second of copies that no cache holds.
+fn copy_rate() -> Result<f64, TchError> {
+    const BYTES: i64 = 64 << 20;
+    let source = Tensor::f_ones([BYTES], (Kind::Uint8, Device::Cpu))?;
+    let mut target = source.f_empty_like()?;
+    let seconds = best(Device::Cpu, || target.f_copy_(&source))?;
+    Ok(BYTES as f64 / seconds)
+}
+
+/// Seconds of the fastest of several runs of `work` on `device`.
+fn best(device: Device, mut work: impl FnMut() -> Result<(), TchError>) -> Result<f64, TchError> {
+    let wait = || {
+        if let Device::Cuda(index) = device {
+            Cuda::synchronize(index as i64);
+        }
+    };
+    let mut best = f64::INFINITY;
+    for _ in 0..REPEATS {
+        wait();
+        let start = Instant::now();
+        work()?;
+        wait();
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    Ok(best)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_those_of_a_computer() {
+        let rates = Rates::measure(Device::Cpu, Kind::Float).unwrap();
+        for rate in [rates.forward, rates.float32, rates.copy] {
+            assert!((1e7..1e16).contains(&rate), "{rates:?}");
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! The least a run has to do: operations and bytes of each part, from the model's shape and the calibration alone.
+//!
+//! Divided by the rates that the machine reaches, they are the floor that the report holds the measured times against.
+
+use crate::cli::settings::{Settings, Solver};
+use crate::device::rates::Rates;
+use crate::model::{Mix, Model, Role};
+use crate::report::Phase;
+
+use super::Times;
+
+/// Operations and bytes of a run, a multiply-add counted as two operations.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Work {
+    /// Of every linear once a token, and of causal attention.
+    pub forward: f64,
+    /// Of `XᵀX` of each stage's input, which is symmetric: half of the products.
+    pub statistics: f64,
+    /// In float32: GPTQ's factorizations and column updates, or AWQ's searches.
+    pub solving: f64,
+    pub bytes_read: u64,
+    pub bytes_written: u64,
+}
+
+impl Work {
+    /// The work of quantizing `model` as `settings` say, on `n_windows` windows.
+    pub fn new(
+        model: &Model,
+        settings: &Settings,
+        n_windows: usize,
+        bytes_read: u64,
+        bytes_written: u64,
+    ) -> Self {
+        let tokens = (n_windows * settings.seq_len) as f64;
+        let layers = model.config.n_layers as f64;
+        let mut work = Self {
+            forward: 0.0,
+            statistics: 0.0,
+            solving: 0.0,
+            bytes_read,
+            bytes_written,
+        };
+        for stage in model.arch.stages {
+            let shapes: Vec<(usize, usize)> = stage
+                .linears
+                .iter()
+                .map(|&role| model.linear_shape(role))
+                .collect();
+            let inp = shapes[0].1 as f64;
+            let weights: f64 = shapes.iter().map(|&(out, inp)| (out * inp) as f64).sum();
+            work.forward += layers * 2.0 * weights * tokens;
+            work.statistics += layers * tokens * inp * (inp + 1.0);
+            work.solving += layers
+                * match settings.solver {
+                    Solver::Rtn => 0.0,
+                    // A Cholesky factor and its inverse, a third of a cube each; in the loop half of the columns change
+                    // for each one.
+                    Solver::Gptq(_) => 2.0 / 3.0 * inp.powi(3) + weights * inp,
+                    Solver::Awq => awq_operations(weights, inp, settings),
+                };
+            if stage.mix == Mix::Attention {
+                let (width, _) = model.linear_shape(Role::Q);
+                let pairs: f64 = model
+                    .config
+                    .windows
+                    .iter()
+                    .map(|window| attended(settings.seq_len, *window))
+                    .sum();
+                work.forward += 4.0 * width as f64 * pairs * n_windows as f64;
+            }
+        }
+        work
+    }
+
+    /// Least seconds of each part: reading, statistics, solving, forward pass, writing.
+    fn ideal_seconds(&self, rates: &Rates) -> [f64; 5] {
+        [
+            self.bytes_read as f64 / rates.copy,
+            self.statistics / rates.forward,
+            self.solving / rates.float32,
+            self.forward / rates.forward,
+            self.bytes_written as f64 / rates.copy,
+        ]
+    }
+
+    /// Least seconds of the run.
+    pub fn seconds(&self, rates: &Rates) -> f64 {
+        self.ideal_seconds(rates).iter().sum()
+    }
+
+    /// The parts of a run that took `times`, and `whole_seconds` from start to end, beside their floors.
+    pub fn phases(&self, rates: &Rates, times: &Times, whole_seconds: f64) -> Vec<Phase> {
+        let [read, statistics, solving, forward, write] = self.ideal_seconds(rates);
+        let mut phases = [
+            ("calibration text", &times.calibration, 0.0, 0.0),
+            ("reading weights", &times.load, 0.0, read),
+            ("statistics", &times.statistics, self.statistics, statistics),
+            ("solving", &times.solve, self.solving, solving),
+            ("forward pass", &times.forward, self.forward, forward),
+            ("packing and writing", &times.write, 0.0, write),
+        ]
+        .map(|(name, timer, operations, ideal_seconds)| Phase {
+            name,
+            operations,
+            ideal_seconds,
+            seconds: timer.seconds(),
+        })
+        .to_vec();
+        let known: f64 = phases.iter().map(|phase| phase.seconds).sum();
+        phases.push(Phase {
+            name: "start, end and rest",
+            operations: 0.0,
+            ideal_seconds: 0.0,
+            seconds: whole_seconds - known,
+        });
+        phases.push(Phase {
+            name: "whole run",
+            operations: self.forward + self.statistics + self.solving,
+            ideal_seconds: self.seconds(rates),
+            seconds: whole_seconds,
+        });
+        phases
+    }
+}
+
+/// Pairs of a query and a key that it sees, in a window of `n_tokens`, where a token sees `limit` at most.
+fn attended(n_tokens: usize, limit: Option<usize>) -> f64 {
+    let limit = limit.map_or(n_tokens, |limit| limit.min(n_tokens)) as f64;
+    let n_tokens = n_tokens as f64;
+    limit * (limit + 1.0) / 2.0 + (n_tokens - limit) * limit
+}
+
+/// The published search without its forward passes: the error `tr(ΔW G ΔWᵀ)` for 20 ratios, then 10 ranges measured on
+/// the diagonal blocks of G.
+fn awq_operations(weights: f64, inp: f64, settings: &Settings) -> f64 {
+    const RATIOS: f64 = 20.0;
+    const RANGES: f64 = 10.0;
+    let columns = settings.scheme.group_columns(inp as usize) as f64;
+    2.0 * weights * (RATIOS * inp + RANGES * columns)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs_are_counted() {
+        let count = |n_tokens: usize, window: usize| {
+            (0..n_tokens).map(|i| (i + 1).min(window)).sum::<usize>() as f64
+        };
+        for (n_tokens, window) in [(1, 1), (5, 2), (7, 7), (7, 100)] {
+            assert_eq!(attended(n_tokens, Some(window)), count(n_tokens, window));
+        }
+        assert_eq!(attended(7, None), 28.0);
+    }
+}
