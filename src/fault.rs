@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
-use crate::{calibration, checkpoint, cli, device, kernels, model, pack, quant, tensor};
+use crate::{calibration, checkpoint, cli, device, kernels, model, pack, pipeline, quant, tensor};
 
 /// The kinds of failure that a caller may want to tell apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +45,10 @@ fn classify(cause: &(dyn std::error::Error + 'static)) -> Option<Fault> {
         ];
         return resource.contains(&error.kind()).then_some(Fault::Resource);
     }
-    if cause.is::<device::Error>() {
+    if cause.is::<device::Error>()
+        || cause.is::<pipeline::NotEnough>()
+        || cause.is::<pipeline::DiskSpace>()
+    {
         return Some(Fault::Resource);
     }
     if cause.is::<cli::settings::Error>() || cause.is::<kernels::Unavailable>() {

@@ -4,7 +4,7 @@
 
 use std::{fs::File, io, ops::Range, path::Path};
 
-use memmap2::{Mmap, UncheckedAdvice};
+use memmap2::{Advice, Mmap, UncheckedAdvice};
 
 /// A whole file, mapped shared and read-only.
 #[derive(Debug)]
@@ -18,7 +18,17 @@ impl Map {
         // under us; then a tensor holds garbage, or, if the file got shorter, the process ends with SIGBUS. Every
         // memory-mapping reader of safetensors lives with that, and copying whole models into memory is no option.
         let map = unsafe { Mmap::map(&file) }?;
+        // Layers are read in order: the kernel may read far ahead. Refused advice costs nothing but time.
+        let _ = map.advise(Advice::Sequential);
         Ok(Self(map))
+    }
+
+    /// Asks the kernel to read `range` soon, without waiting for it.
+    pub fn prefetch(&self, range: &Range<usize>) {
+        // Refused advice costs nothing but time.
+        let _ = self
+            .0
+            .advise_range(Advice::WillNeed, range.start, range.len());
     }
 
     pub fn bytes(&self) -> &[u8] {

@@ -119,6 +119,9 @@ pub struct QuantizeArgs {
     /// Windows that run through a layer together [default: what fits in memory]
     #[arg(long, value_name = "N", help_heading = "Calibration")]
     pub batch_size: Option<usize>,
+    /// Host memory that the run may take, such as 8GB [default: three quarters of what is free]
+    #[arg(long, value_name = "SIZE", help_heading = "Calibration")]
+    pub memory: Option<String>,
     /// Calibration text: a .txt file, a .jsonl file with `text` or `messages`, or a directory of them [default: a built-in set]
     #[arg(long, value_name = "PATH", help_heading = "Calibration")]
     pub calib_data: Option<PathBuf>,
@@ -160,6 +163,9 @@ pub struct ComputeArgs {
     /// Use the CPU even where there is a GPU
     #[arg(long, conflicts_with = "device")]
     pub force_cpu: bool,
+    /// Threads of the CPU that compute [default: as many as there are cores for this process]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
     /// auto, cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: String,

@@ -33,6 +33,8 @@ pub enum Error {
     Zero { option: &'static str },
     #[error("--max-shard-size {0:?} is not a size such as 5GB, 500MiB or 1000000")]
     ShardSize(String),
+    #[error("--memory {0:?} is not a size such as 8GB, 500MiB or 1000000")]
+    Memory(String),
     #[error("--output {} is the model itself; choose another directory", .0.display())]
     OutputIsModel(PathBuf),
     #[error("--device {0:?} is not one of auto, cpu, cuda, cuda:N")]
@@ -126,6 +128,8 @@ pub struct Settings {
     pub seq_len: usize,
     pub num_samples: usize,
     pub batch_size: Option<usize>,
+    /// Bytes of host memory that the run may take beyond libtorch's own; `None`: a share of what is free.
+    pub memory: Option<u64>,
     pub calib_data: Option<PathBuf>,
     pub seed: u64,
     pub compute: ComputeChoice,
@@ -138,6 +142,7 @@ pub struct Settings {
 pub struct ComputeChoice {
     pub device: Choice,
     pub kind: Option<tch::Kind>,
+    pub threads: usize,
 }
 
 impl Settings {
@@ -214,6 +219,10 @@ impl Settings {
             return Err(Error::Zero { option });
         }
 
+        let memory = match args.memory {
+            None => None,
+            Some(text) => Some(parse_size(&text).ok_or(Error::Memory(text))?),
+        };
         let solver = match method {
             _ if args.rtn => Solver::Rtn,
             Method::Awq => Solver::Awq,
@@ -249,6 +258,7 @@ impl Settings {
             seq_len: args.seq_len,
             num_samples: args.num_samples,
             batch_size: args.batch_size,
+            memory,
             calib_data: args.calib_data,
             seed: args.seed,
             compute: ComputeChoice::resolve(&args.compute)?,
@@ -260,7 +270,7 @@ impl Settings {
 }
 
 impl ComputeChoice {
-    /// Checks the device's spelling.
+    /// Checks the device's spelling, and finds the number of threads where none was given.
     pub fn resolve(args: &ComputeArgs) -> Result<Self, Error> {
         let device = if args.force_cpu {
             Choice::Cpu
@@ -274,7 +284,20 @@ impl ComputeChoice {
             Dtype::Float16 => tch::Kind::Half,
             Dtype::Float32 => tch::Kind::Float,
         });
-        Ok(Self { device, kind })
+        let threads = match args.threads {
+            Some(0) => {
+                return Err(Error::Zero {
+                    option: "--threads",
+                });
+            }
+            Some(threads) => threads,
+            None => std::thread::available_parallelism().map_or(1, usize::from),
+        };
+        Ok(Self {
+            device,
+            kind,
+            threads,
+        })
     }
 }
 
@@ -376,6 +399,8 @@ mod tests {
             (&["--gptq", "--damp-percent", "1.5"], "--damp-percent 1.5"),
             (&["--seq-len", "0"], "--seq-len must be at least 1"),
             (&["--max-shard-size", "5 parsecs"], "5 parsecs"),
+            (&["--memory", "lots"], "lots"),
+            (&["--threads", "0"], "--threads must be at least 1"),
             (&["--device", "tpu"], "tpu"),
         ] {
             let error = resolve(args).unwrap_err().to_string();

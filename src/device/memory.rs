@@ -1,7 +1,7 @@
 //! Host memory: what this process takes, and what it may take.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Resident memory of this process, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +19,15 @@ pub fn resident() -> Option<Resident> {
         peak_bytes: field(&status, "VmHWM:")?,
         current_bytes: field(&status, "VmRSS:")?,
     })
+}
+
+/// Bytes that an unprivileged process can still write below `path`, which need not exist, and the directory that was
+/// asked. `None` where the system does not tell.
+pub fn free_disk_bytes(path: &Path) -> Option<(PathBuf, u64)> {
+    let path = std::path::absolute(path).ok()?;
+    let directory = path.ancestors().find(|path| path.is_dir())?;
+    let status = rustix::fs::statvfs(directory).ok()?;
+    Some((directory.to_owned(), status.f_bavail * status.f_frsize))
 }
 
 /// Bytes that this process can still take without swapping: the machine's available memory, or what is left below the
@@ -98,6 +107,14 @@ mod tests {
         assert!(resident.peak_bytes >= resident.current_bytes);
         assert!(resident.current_bytes > 1 << 20);
         assert!(available_bytes().unwrap() > 1 << 20);
+    }
+
+    #[test]
+    fn a_disk_has_room_where_nothing_is_yet() {
+        let dir = tempfile::tempdir().unwrap();
+        let (found, free) = free_disk_bytes(&dir.path().join("a/b")).unwrap();
+        assert_eq!(found, dir.path());
+        assert!(free > 0);
     }
 
     #[test]

@@ -14,6 +14,17 @@ use std::sync::OnceLock;
 
 use tch::{Cuda, Device, Kind};
 
+/// Gives libtorch and our own kernels the same number of threads; they never compute at the same time.
+///
+/// # Errors
+/// If our own pool runs already: the number is chosen once, before any work.
+pub fn use_threads(threads: usize) -> Result<(), rayon::ThreadPoolBuildError> {
+    tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build_global()
+}
+
 /// The device that was asked for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Choice {

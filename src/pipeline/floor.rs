@@ -2,6 +2,8 @@
 //!
 //! Divided by the rates that the machine reaches, they are the floor that the report holds the measured times against.
 
+use std::time::Duration;
+
 use crate::cli::settings::{Settings, Solver};
 use crate::device::rates::Rates;
 use crate::model::{Mix, Model, Role};
@@ -89,7 +91,15 @@ impl Work {
     }
 
     /// The parts of a run that took `times`, and `whole_seconds` from start to end, beside their floors.
-    pub fn phases(&self, rates: &Rates, times: &Times, whole_seconds: f64) -> Vec<Phase> {
+    ///
+    /// `written_beside` is what the writing thread took; it did not keep the others waiting, unless it was the slowest.
+    pub fn phases(
+        &self,
+        rates: &Rates,
+        times: &Times,
+        written_beside: Duration,
+        whole_seconds: f64,
+    ) -> Vec<Phase> {
         let [read, statistics, solving, forward, write] = self.ideal_seconds(rates);
         let mut phases = [
             ("calibration text", &times.calibration, 0.0, 0.0),
@@ -107,6 +117,9 @@ impl Work {
         })
         .to_vec();
         let known: f64 = phases.iter().map(|phase| phase.seconds).sum();
+        if let Some(writing) = phases.last_mut() {
+            writing.seconds += written_beside.as_secs_f64();
+        }
         phases.push(Phase {
             name: "start, end and rest",
             operations: 0.0,

@@ -3,14 +3,15 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use tch::{Device, Tensor};
+use tch::Tensor;
 
+use super::activations::Activations;
 use super::fold::{FoldProof, divide_norm};
 use super::solve::{self, CLIP, FloatLinear, ScaleFound, Solved};
 use super::{Run, Times};
 use crate::cli::settings::Solver;
 use crate::fault::InputError;
-use crate::model::{Block, Fold, Linear, Role, Rope, Stage, State, Weights};
+use crate::model::{Block, Fold, Linear, Role, Stage, Weights};
 use crate::quant::{InputStats, QuantizedLinear, awq};
 use crate::report::LinearReport;
 
@@ -51,34 +52,40 @@ impl<'a> LayerRun<'a> {
         })
     }
 
-    /// Quantizes all stages and takes `states`, one a batch, through them. `stage_done` hears of each stage.
+    /// Quantizes all stages and takes `activations` through them. `stage_done` hears of each stage.
     pub fn quantize(
         mut self,
-        states: &mut [State],
-        rope: &Rope,
+        activations: &mut Activations,
         times: &mut Times,
         mut stage_done: impl FnMut(&Stage, &[LinearReport], f64),
     ) -> Result<Vec<LinearReport>> {
         let mut reports = Vec::new();
         let folds = self.run.settings.solver.folds();
-        let mut proof = match (folds, states.first()) {
-            (true, Some(state)) => Some(FoldProof::new(
-                &self.run.source.model,
-                self.run.source,
-                self.layer,
-                &state.hidden,
-            )?),
-            _ => None,
-        };
-        for stage in self.run.source.model.arch.stages {
+        let model = &self.run.source.model;
+        let mut proof = folds
+            .then(|| {
+                let hidden = activations.first_hidden();
+                FoldProof::new(model, self.run.source, self.layer, hidden)
+            })
+            .transpose()?;
+        for (index, stage) in model.arch.stages.iter().enumerate() {
             let start = Instant::now();
-            let stats = times.statistics.time(|| self.observe(stage, states))?;
+            self.prefetch(index);
+            let (_, inp) = model.linear_shape(stage.linears[0]);
+            let stats = times
+                .statistics
+                .time(|| activations.observe(&self.block, stage, inp))
+                .with_context(|| {
+                    let kind = self.run.compute.kind;
+                    let place = format!("layer {}, input of {}", self.layer, stage.name);
+                    format!("{place}: the model overflows {kind:?}; try --dtype float32")
+                })?;
             let n_tokens = stats.n_tokens;
             let linears = times.load.time(|| self.load_linears(stage))?;
             let energies = output_energies(&linears, &stats)?;
             let solved = times
                 .solve
-                .time(|| self.solve(stage, linears, &stats, states, proof.as_mut()))?;
+                .time(|| self.solve(stage, linears, &stats, activations, proof.as_mut()))?;
             let mut running = Vec::new();
             let first = reports.len();
             for ((role, solved), energy) in stage.linears.iter().zip(solved).zip(energies) {
@@ -104,13 +111,13 @@ impl<'a> LayerRun<'a> {
                 if folds && self.is_fold_source(*role) {
                     self.pending.push((*role, solved.quantized));
                 } else {
-                    times.write.time(|| self.write(*role, &solved.quantized))?;
+                    self.write(*role, solved.quantized)?;
                 }
             }
             times
                 .forward
-                .time(|| self.advance(stage, &running, states, rope))?;
-            times.write.time(|| self.settle(stage))?;
+                .time(|| activations.advance(&self.block, stage, running))?;
+            self.settle(stage)?;
             stage_done(
                 stage,
                 &reports[first..],
@@ -127,22 +134,6 @@ impl<'a> LayerRun<'a> {
             );
         }
         Ok(reports)
-    }
-
-    /// The statistics of the stage's input over all batches.
-    fn observe(&self, stage: &Stage, states: &[State]) -> Result<InputStats> {
-        let (_, inp) = self.run.source.model.linear_shape(stage.linears[0]);
-        let mut stats = InputStats::new(inp, self.run.compute.device)?;
-        for state in states {
-            let state = to_device(state, self.run.compute.device)?;
-            stats.observe(&self.block.stage_input(stage, &state)?)?;
-        }
-        stats.finish().with_context(|| {
-            format!(
-                "layer {}, input of {}: the model overflows {:?}; try --dtype float32",
-                self.layer, stage.name, self.run.compute.kind
-            )
-        })
     }
 
     /// The stage's float weights, checked for NaN and infinity.
@@ -185,13 +176,13 @@ impl<'a> LayerRun<'a> {
             .collect()
     }
 
-    /// Codes for the stage's linears. With AWQ the channel scale is folded away on the way, in `states` and the proof too.
+    /// Codes for the stage's linears. With AWQ the channel scale is folded away on the way, in `activations` and the proof too.
     fn solve(
         &mut self,
         stage: &'static Stage,
         linears: Vec<FloatLinear>,
         stats: &InputStats,
-        states: &mut [State],
+        activations: &mut Activations,
         proof: Option<&mut FoldProof<'static>>,
     ) -> Result<Vec<Solved>> {
         let scheme = self.run.settings.scheme;
@@ -199,7 +190,7 @@ impl<'a> LayerRun<'a> {
             Solver::Rtn => solve::rtn(&linears, stats, scheme),
             Solver::Gptq(settings) => solve::gptq(&linears, stats, scheme, settings)
                 .with_context(|| format!("layer {}, {}", self.layer, stage.name)),
-            Solver::Awq => self.solve_awq(stage, linears, stats, states, proof),
+            Solver::Awq => self.solve_awq(stage, linears, stats, activations, proof),
         }
     }
 
@@ -208,7 +199,7 @@ impl<'a> LayerRun<'a> {
         stage: &'static Stage,
         linears: Vec<FloatLinear>,
         stats: &InputStats,
-        states: &mut [State],
+        activations: &mut Activations,
         proof: Option<&mut FoldProof<'static>>,
     ) -> Result<Vec<Solved>> {
         let scheme = self.run.settings.scheme;
@@ -227,7 +218,7 @@ impl<'a> LayerRun<'a> {
             let search = awq::search_scale(&weights, stats, scheme, classes.as_deref(), CLIP)?;
             (ScaleFound::of(&search), search.channel_scale)
         };
-        let divisors = self.fold(stage, &mut scale, classes.as_deref(), states)?;
+        let divisors = self.fold(stage, &mut scale, classes.as_deref(), activations)?;
         let stats = awq::scale_stats(stats, &scale)?;
         let columns = Tensor::f_from_slice(&scale)?;
         let scaled = linears
@@ -264,7 +255,7 @@ impl<'a> LayerRun<'a> {
         stage: &Stage,
         scale: &mut Vec<f32>,
         classes: Option<&[usize]>,
-        states: &mut [State],
+        activations: &mut Activations,
     ) -> Result<Vec<f32>> {
         let model = &self.run.source.model;
         match stage.fold {
@@ -295,10 +286,7 @@ impl<'a> LayerRun<'a> {
                         *bias /= divisor;
                     }
                 }
-                let scale = Tensor::f_from_slice(scale)?.f_reciprocal()?;
-                for carried in states.iter_mut().filter_map(|state| state.carried.as_mut()) {
-                    let _ = carried.f_mul_(&scale.f_to_kind(carried.kind())?)?;
-                }
+                activations.divide_rows(role, &divisors, scale)?;
                 Ok(divisors)
             }
         }
@@ -325,30 +313,6 @@ impl<'a> LayerRun<'a> {
         })
     }
 
-    /// Runs the stage's quantized linears and its mixing step over all batches.
-    fn advance(
-        &self,
-        stage: &Stage,
-        linears: &[Linear],
-        states: &mut [State],
-        rope: &Rope,
-    ) -> Result<()> {
-        let host = states
-            .first()
-            .map_or(Device::Cpu, |state| state.hidden.device());
-        for slot in states {
-            let state = to_device(slot, self.run.compute.device)?;
-            let x = self.block.stage_input(stage, &state)?;
-            let outputs = linears
-                .iter()
-                .map(|linear| linear.forward(&x))
-                .collect::<Result<Vec<_>, _>>()?;
-            drop(x);
-            *slot = to_device(&self.block.mix(stage, outputs, state, rope, None)?, host)?;
-        }
-        Ok(())
-    }
-
     fn is_fold_source(&self, role: Role) -> bool {
         let stages = self.run.source.model.arch.stages;
         stages
@@ -356,14 +320,23 @@ impl<'a> LayerRun<'a> {
             .any(|stage| matches!(stage.fold, Fold::Rows(source) if source == role))
     }
 
-    fn write(&self, role: Role, quantized: &QuantizedLinear) -> Result<()> {
-        let module = self.run.source.model.linear_name(self.layer, role);
-        for (suffix, bytes) in self.run.settings.format.pack(quantized) {
-            self.run
-                .writer
-                .write(&format!("{module}.{suffix}"), &bytes)?;
+    /// Asks for the weights of the stage after this one, so that the disk works while this one is computed.
+    fn prefetch(&self, index: usize) {
+        let model = &self.run.source.model;
+        let stages = model.arch.stages;
+        let (layer, next) = match stages.get(index + 1) {
+            Some(next) => (self.layer, next),
+            None => (self.layer + 1, &stages[0]),
+        };
+        for &role in next.linears {
+            let name = format!("{}.weight", model.linear_name(layer, role));
+            self.run.source.checkpoint.prefetch(&name);
         }
-        Ok(())
+    }
+
+    fn write(&self, role: Role, quantized: QuantizedLinear) -> Result<()> {
+        let module = self.run.source.model.linear_name(self.layer, role);
+        self.run.outbox.linear(module, quantized)
     }
 
     /// Writes what waited for `stage`, with the layer's last stage the norms and biases too, and journals the stages whose
@@ -376,30 +349,26 @@ impl<'a> LayerRun<'a> {
             .partition(|(role, _)| stage.fold == Fold::Rows(*role));
         self.pending = pending;
         let settled: Vec<(Role, QuantizedLinear)> = settled;
-        for (role, quantized) in &settled {
-            self.write(*role, quantized)?;
+        for (role, quantized) in settled {
+            self.write(role, quantized)?;
         }
         if model.arch.stages.last() == Some(stage) {
             for &(site, _) in model.arch.norms {
                 let norm = crate::tensor::to_f32(self.block.norm_weight(site))?;
-                self.write_float16(&model.norm_name(self.layer, site), &norm)?;
+                let name = model.norm_name(self.layer, site);
+                self.run.outbox.float16(name, norm)?;
             }
-            for (role, bias) in &self.biases {
-                self.write_float16(&model.bias_name(self.layer, *role), bias)?;
+            for (role, bias) in self.biases.drain(..) {
+                let name = model.bias_name(self.layer, role);
+                self.run.outbox.float16(name, bias)?;
             }
         }
         if self.pending.is_empty() {
             let stages = std::mem::take(&mut self.unjournaled);
             let record = serde_json::json!({"layer": self.layer, "stages": stages});
-            self.run.writer.stage_done(&record)?;
+            self.run.outbox.settled(record)?;
         }
         Ok(())
-    }
-
-    fn write_float16(&self, name: &str, values: &[f32]) -> Result<()> {
-        let bytes =
-            crate::tensor::f16_bytes(values.iter().copied()).with_context(|| name.to_owned())?;
-        Ok(self.run.writer.write(name, &bytes)?)
     }
 }
 
@@ -409,16 +378,4 @@ fn output_energies(linears: &[FloatLinear], stats: &InputStats) -> Result<Vec<f6
         .iter()
         .map(|linear| Ok(crate::quant::output_error(&linear.weight, stats)?))
         .collect()
-}
-
-/// The state on `device`; shares memory where it is there already.
-fn to_device(state: &State, device: Device) -> Result<State> {
-    Ok(State {
-        hidden: state.hidden.f_to_device(device)?,
-        carried: state
-            .carried
-            .as_ref()
-            .map(|carried| carried.f_to_device(device))
-            .transpose()?,
-    })
 }

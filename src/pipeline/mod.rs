@@ -4,9 +4,12 @@
 //! weights quantized from them and written, the quantized linears run once to make the next stage's input. What must be in
 //! memory is one stage's weights and statistics, and the activations of all windows between two stages.
 
+mod activations;
 mod floor;
 mod fold;
 mod layer;
+mod memory;
+mod outbox;
 mod plan;
 mod solve;
 
@@ -14,7 +17,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-pub use plan::Plan;
+pub use memory::NotEnough;
+pub use plan::{DiskSpace, Plan};
+
+use activations::Activations;
+use outbox::Outbox;
 
 use crate::calibration::{self, Tokenizer, Windows};
 use crate::checkpoint::Writer;
@@ -23,7 +30,7 @@ use crate::device;
 use crate::device::rates::Rates;
 use crate::device::vram::VramMonitor;
 use crate::fault::InputError;
-use crate::model::{Compute, State};
+use crate::model::Compute;
 use crate::pack::{self, Description, GptqDetails, Verdict};
 use crate::quant::GroupSize;
 use crate::quant::gptq::ActOrder;
@@ -40,7 +47,7 @@ pub struct Run<'a> {
     pub settings: &'a Settings,
     pub source: &'a ModelDir,
     pub compute: Compute,
-    pub writer: &'a Writer,
+    pub outbox: &'a Outbox,
 }
 
 /// Seconds of one part of the work.
@@ -71,8 +78,9 @@ pub struct Times {
     write: Timer,
 }
 
-/// Where and in what the model computes, for `choice` on this machine.
+/// Where and in what the model computes, for `choice` on this machine. Sets the number of threads on the way.
 pub fn compute(choice: &crate::cli::settings::ComputeChoice) -> Result<Compute> {
+    device::use_threads(choice.threads)?;
     let device = device::select(choice.device)?;
     let kind = choice.kind.unwrap_or_else(|| device::default_kind(device));
     Ok(Compute { device, kind })
@@ -86,6 +94,7 @@ pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Re
     let source = ModelDir::open(&settings.model)?;
     let compute = compute(&settings.compute)?;
     let plan = Plan::new(&source, settings, compute)?;
+    plan.check_disk(&settings.output)?;
     let mut warnings = warn_of(&plan);
     let mut times = Times::default();
     let rates = Rates::measure(compute.device, compute.kind)?;
@@ -129,15 +138,19 @@ pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Re
         settings.max_shard_bytes,
         settings.overwrite,
     )?;
-    let run = Run {
-        settings,
-        source: &source,
-        compute,
-        writer: &writer,
-    };
-    times.write.time(|| write_outside_layers(&run, &plan))?;
-    let linears = quantize_layers(&run, &plan, &windows, &mut times, &vram)?;
-    write_config(&run)?;
+    times
+        .write
+        .time(|| write_outside_layers(&writer, &source, &plan))?;
+    let (linears, beside) = Outbox::with(&writer, settings.format, |outbox| {
+        let run = Run {
+            settings,
+            source: &source,
+            compute,
+            outbox,
+        };
+        quantize_layers(&run, &plan, &windows, &mut times, &vram)
+    })?;
+    write_config(&writer, &source, settings)?;
     let sidecars = writer.copy_sidecars(&settings.model)?;
     tracing::debug!("copied {}", sidecars.join(", "));
 
@@ -169,11 +182,12 @@ pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Re
         },
         device: format!("{:?}", compute.device),
         compute_dtype: format!("{:?}", compute.kind),
-        batch_size: plan.batch_size,
+        batch_size: plan.memory.batch_size,
+        recompute: plan.memory.recompute,
         linears,
         warnings,
         seconds,
-        phases: work.phases(&rates, &times, seconds),
+        phases: work.phases(&rates, &times, beside, seconds),
         rates,
         input_bytes: source.checkpoint.total_bytes(),
         output_bytes: writer.total_bytes(),
@@ -203,7 +217,7 @@ pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Re
     Ok(report)
 }
 
-/// Logs and returns what speaks against the plan: runtimes that refuse the result, memory that is not there.
+/// Logs and returns what speaks against the plan: the runtimes that refuse the result.
 fn warn_of(plan: &Plan) -> Vec<String> {
     let refused = plan
         .outcomes
@@ -215,8 +229,7 @@ fn warn_of(plan: &Plan) -> Vec<String> {
             )),
             Verdict::Slow(_) | Verdict::Loads => None,
         });
-    let warnings = refused.chain(plan.memory_warning());
-    warnings
+    refused
         .inspect(|warning| tracing::warn!("{warning}"))
         .collect()
 }
@@ -230,19 +243,20 @@ fn quantize_layers(
     vram: &VramMonitor,
 ) -> Result<Vec<crate::report::LinearReport>> {
     let model = &run.source.model;
-    let rope = model.rope(run.compute, windows.ids[0].len())?;
-    let mut states = windows
-        .ids
-        .chunks(plan.batch_size)
-        .map(|batch| embed(run, batch))
-        .collect::<Result<Vec<_>>>()?;
+    let mut activations = Activations::embed(
+        model,
+        run.source,
+        run.compute,
+        &windows.ids,
+        plan.memory.batch_size,
+        plan.memory.recompute,
+    )?;
     let mut progress = Progress::new(model.config.n_layers, model.arch.stages.len());
     let mut reports = Vec::new();
     for layer in 0..model.config.n_layers {
         let layer_run = layer::LayerRun::load(run, layer)?;
         let done = layer_run.quantize(
-            &mut states,
-            &rope,
+            &mut activations,
             times,
             |stage, linears, tokens_per_second| {
                 let error = linears
@@ -267,23 +281,10 @@ fn quantize_layers(
     Ok(reports)
 }
 
-/// The residual stream of a batch of windows at the first layer, on the host.
-fn embed(run: &Run<'_>, batch: &[Vec<u32>]) -> Result<State> {
-    let ids: Vec<u32> = batch.iter().flatten().copied().collect();
-    let hidden = run.source.model.embed(run.source, run.compute, &ids)?;
-    let (batch, seq_len) = (batch.len() as i64, batch[0].len() as i64);
-    Ok(State {
-        hidden: hidden
-            .f_view([batch, seq_len, -1])?
-            .f_to_device(tch::Device::Cpu)?,
-        carried: None,
-    })
-}
-
 /// Embedding, final norm and head as float16; tensors that the family does not use, byte for byte.
-fn write_outside_layers(run: &Run<'_>, plan: &Plan) -> Result<()> {
-    let checkpoint = &run.source.checkpoint;
-    for (name, _) in run.source.model.outer_tensors() {
+fn write_outside_layers(writer: &Writer, source: &ModelDir, plan: &Plan) -> Result<()> {
+    let checkpoint = &source.checkpoint;
+    for (name, _) in source.model.outer_tensors() {
         let info = checkpoint.info(&name).with_context(|| name.clone())?;
         let bytes = crate::tensor::raw_to_f16_bytes(checkpoint.bytes(&name)?, info.dtype).map_err(
             |problem| {
@@ -294,18 +295,17 @@ fn write_outside_layers(run: &Run<'_>, plan: &Plan) -> Result<()> {
                 )
             },
         )?;
-        run.writer.write(&name, &bytes)?;
+        writer.write(&name, &bytes)?;
         checkpoint.release(&name);
     }
     for name in &plan.extras {
-        run.writer.copy_tensor(checkpoint, name)?;
+        writer.copy_tensor(checkpoint, name)?;
     }
     Ok(())
 }
 
 /// config.json with the quantization that the runtimes read, and the same beside it.
-fn write_config(run: &Run<'_>) -> Result<()> {
-    let settings = run.settings;
+fn write_config(writer: &Writer, source: &ModelDir, settings: &Settings) -> Result<()> {
     let gptq = settings.solver.gptq().map(|gptq| GptqDetails {
         damp_percent: gptq.damp,
         desc_act: gptq.act_order == ActOrder::DescAct,
@@ -321,13 +321,12 @@ fn write_config(run: &Run<'_>) -> Result<()> {
     };
     let quantization = description.quantization_config();
     let config = pack::edit_config(
-        &run.source.config,
+        &source.config,
         quantization.clone(),
-        &run.source.model.architecture_name(),
+        &source.model.architecture_name(),
     );
-    run.writer
-        .write_file("config.json", &serde_json::to_vec_pretty(&config)?)?;
-    run.writer.write_file(
+    writer.write_file("config.json", &serde_json::to_vec_pretty(&config)?)?;
+    writer.write_file(
         "quantize_config.json",
         &serde_json::to_vec_pretty(&quantization)?,
     )?;

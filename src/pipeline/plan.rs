@@ -2,11 +2,14 @@
 
 use std::collections::HashSet;
 use std::fmt::Write;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use safetensors::Dtype;
+use tch::Device;
 
 use super::floor::Work;
+use super::memory::MemoryPlan;
 use crate::checkpoint::TensorSpec;
 use crate::cli::settings::Settings;
 use crate::device;
@@ -19,11 +22,8 @@ use crate::quant::gptq::ActOrder;
 use crate::report::{human_bytes, human_seconds};
 use crate::weights::ModelDir;
 
-/// Most tokens that run through a layer together: enough for full-speed products, few enough for a CPU's caches.
-const TOKENS_PER_BATCH: usize = 4096;
-
-/// Share of the free memory that one batch's temporaries may take.
-const BATCH_SHARE: u64 = 8;
+/// Share of the free memory that a run takes where nothing else is asked for.
+const MEMORY_SHARE: f64 = 0.75;
 
 /// The tensors to write, what loads them, and what the run needs.
 pub struct Plan {
@@ -34,9 +34,19 @@ pub struct Plan {
     pub parameters: u64,
     pub quantized_parameters: u64,
     pub output_bytes: u64,
-    pub batch_size: usize,
-    /// Peak RAM beyond libtorch's own: activations, and the widest stage's weights and statistics.
-    pub working_bytes: u64,
+    pub memory: MemoryPlan,
+}
+
+/// Too little room on the disk for the result.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{}: the result takes {}, {} are free; free some, or choose another --output", directory.display(),
+    human_bytes(*needed), human_bytes(*free)
+)]
+pub struct DiskSpace {
+    directory: PathBuf,
+    needed: u64,
+    free: u64,
 }
 
 impl Plan {
@@ -130,20 +140,31 @@ impl Plan {
             .map(|spec| crate::tensor::byte_len(spec.dtype, &spec.shape).unwrap_or(0) as u64)
             .sum();
 
-        let batch_size = settings
-            .batch_size
-            .unwrap_or_else(|| batch_size(source, settings, compute))
-            .min(settings.num_samples);
+        let budget = settings.memory.unwrap_or_else(|| {
+            let free = device::memory::available_bytes().unwrap_or(u64::MAX);
+            (free as f64 * MEMORY_SHARE) as u64
+        });
         Ok(Self {
             outcomes: pack::check(&request),
-            working_bytes: working_bytes(source, settings, compute, &roles),
+            memory: MemoryPlan::new(model, settings, compute, budget)?,
             specs,
             extras,
             parameters,
             quantized_parameters,
             output_bytes,
-            batch_size,
         })
+    }
+
+    /// Fails where the file system of `output` has less room than the result takes.
+    pub fn check_disk(&self, output: &Path) -> Result<(), DiskSpace> {
+        match device::memory::free_disk_bytes(output) {
+            Some((directory, free)) if free < self.output_bytes => Err(DiskSpace {
+                directory,
+                needed: self.output_bytes,
+                free,
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// The least that the run has to do on `n_windows` windows.
@@ -152,14 +173,41 @@ impl Plan {
         Work::new(&source.model, settings, n_windows, read, self.output_bytes)
     }
 
-    /// A warning where the run will not fit into the memory that is free now.
-    pub fn memory_warning(&self) -> Option<String> {
-        let free = device::memory::available_bytes().filter(|&free| free < self.working_bytes)?;
-        Some(format!(
-            "the run needs about {} of memory, {} are free; lower --num-samples or --seq-len",
-            human_bytes(self.working_bytes),
-            human_bytes(free)
-        ))
+    fn ram(&self, compute: Compute) -> String {
+        let memory = &self.memory;
+        let activations = format!(
+            "activations {}{}",
+            human_bytes(memory.activations),
+            if memory.recompute {
+                ", the MLP's made twice to fit"
+            } else {
+                ""
+            }
+        );
+        if compute.device != Device::Cpu {
+            return format!(
+                "about {} beyond libtorch's own: {activations}",
+                human_bytes(memory.activations)
+            );
+        }
+        format!(
+            "about {} beyond libtorch's own: {activations}, widest stage {}, batch {}",
+            human_bytes(memory.total()),
+            human_bytes(memory.stage),
+            human_bytes(memory.batch)
+        )
+    }
+
+    fn vram(&self, compute: Compute) -> String {
+        match compute.device {
+            Device::Cpu => "none: the CPU computes".to_owned(),
+            _ => format!(
+                "about {} beyond libtorch's own: widest stage {}, batch {}",
+                human_bytes(self.memory.stage + self.memory.batch),
+                human_bytes(self.memory.stage),
+                human_bytes(self.memory.batch)
+            ),
+        }
     }
 
     /// What `--dry-run` prints.
@@ -204,7 +252,7 @@ impl Plan {
                 "device",
                 format!(
                     "{:?}, forward pass in {:?}, {} windows a batch",
-                    compute.device, compute.kind, self.batch_size
+                    compute.device, compute.kind, self.memory.batch_size
                 ),
             ),
             (
@@ -224,12 +272,14 @@ impl Plan {
                 ),
             ),
             (
-                "RAM",
-                format!(
-                    "about {} beyond libtorch's own",
-                    human_bytes(self.working_bytes)
-                ),
+                "disk",
+                match device::memory::free_disk_bytes(&settings.output) {
+                    Some((_, free)) => format!("{} free", human_bytes(free)),
+                    None => "unknown".to_owned(),
+                },
             ),
+            ("RAM", self.ram(compute)),
+            ("VRAM", self.vram(compute)),
             (
                 "time",
                 format!(
@@ -249,54 +299,4 @@ impl Plan {
         text.push_str(&pack::render(&self.outcomes));
         text
     }
-}
-
-/// Windows whose temporaries (the stage's input in float32, and its outputs) fit into a share of the free memory.
-fn batch_size(source: &ModelDir, settings: &Settings, compute: Compute) -> usize {
-    let stages = source.model.arch.stages.iter();
-    let per_token = stages.map(|stage| {
-        let outputs: usize = stage
-            .linears
-            .iter()
-            .map(|&role| source.model.linear_shape(role).0)
-            .sum();
-        let inp = source.model.linear_shape(stage.linears[0]).1;
-        // The input in float32, twice for its absolute values; outputs and what the mixing step makes of them.
-        inp * 8 + 2 * outputs * compute.kind.elt_size_in_bytes()
-    });
-    let per_token = per_token.max().unwrap_or(1) as u64;
-    let free = device::memory::available_bytes().unwrap_or(u64::MAX);
-    let tokens = TOKENS_PER_BATCH.min((free / BATCH_SHARE / per_token) as usize);
-    (tokens / settings.seq_len).max(1)
-}
-
-/// Activations of all windows, plus the largest stage's weights (float and quantized) and Gram matrix with its factor.
-fn working_bytes(source: &ModelDir, settings: &Settings, compute: Compute, roles: &[Role]) -> u64 {
-    let model = &source.model;
-    let tokens = settings.num_samples * settings.seq_len;
-    let widest = roles
-        .iter()
-        .map(|&role| model.linear_shape(role).1)
-        .max()
-        .unwrap_or(0);
-    let activations =
-        tokens * (model.config.hidden_size + widest) * compute.kind.elt_size_in_bytes();
-    let stage = model
-        .arch
-        .stages
-        .iter()
-        .map(|stage| {
-            let weights: usize = stage
-                .linears
-                .iter()
-                .map(|&role| model.linear_shape(role))
-                .map(|(out, inp)| out * inp)
-                .sum();
-            let inp = model.linear_shape(stage.linears[0]).1;
-            // Two float32 copies, the codes and the copy that runs; the Gram matrix, its damped copy and its factor.
-            weights * (4 + 4 + 1 + compute.kind.elt_size_in_bytes()) + inp * inp * 4 * 3
-        })
-        .max()
-        .unwrap_or(0);
-    (activations + stage) as u64
 }

@@ -21,6 +21,8 @@ pub struct Report {
     pub device: String,
     pub compute_dtype: String,
     pub batch_size: usize,
+    /// Whether the MLP's activations were made twice instead of kept, for lack of memory.
+    pub recompute: bool,
     /// In the order in which they were quantized.
     pub linears: Vec<LinearReport>,
     /// Warnings that the run gave.

@@ -66,8 +66,15 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
     )?;
     writeln!(
         out,
-        "device       {}, forward pass in {}, {} windows a batch",
-        report.device, report.compute_dtype, report.batch_size
+        "device       {}, forward pass in {}, {} windows a batch{}",
+        report.device,
+        report.compute_dtype,
+        report.batch_size,
+        if report.recompute {
+            ", the MLP's activations made twice"
+        } else {
+            ""
+        }
     )?;
     for warning in &report.warnings {
         writeln!(out, "warning      {warning}")?;

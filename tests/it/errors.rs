@@ -130,6 +130,16 @@ fn a_value_beyond_float16() {
 }
 
 #[test]
+fn too_little_memory() {
+    check(
+        |_| {},
+        &[SMALL, &["--memory", "10kB"]].concat(),
+        RESOURCE,
+        &["the run needs", "lower --num-samples", "--memory"],
+    );
+}
+
+#[test]
 fn missing_tokenizer() {
     check(
         |model| fs::remove_file(model.path("tokenizer.json")).unwrap(),

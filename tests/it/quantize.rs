@@ -1,5 +1,11 @@
 use std::fs;
 
+use clap::Parser;
+use nibble::cli::Cli;
+use nibble::cli::settings::Settings;
+use nibble::model::Compute;
+use nibble::pipeline::Plan;
+use nibble::weights::ModelDir;
 use serde_json::Value;
 
 use crate::support::{TinyModel, json_file, nibble};
@@ -113,6 +119,48 @@ fn whole_rows_make_one_group() {
     let config = json_file(&model.path("GPTQ-4bit/quantize_config.json"));
     assert_eq!(config["group_size"], -1);
     assert!(kl(&evaluate(&model, model.path("GPTQ-4bit").to_str().unwrap())) < 1.0);
+}
+
+/// The least `--memory` that a plan fits into.
+fn least_memory(model: &TinyModel, args: &[&str]) -> String {
+    let source = ModelDir::open(&model.path("")).unwrap();
+    let fits = |bytes: &String| {
+        let args = [
+            &["nibble", model.path_str(), "--memory", bytes],
+            SMALL,
+            args,
+        ]
+        .concat();
+        let settings = Settings::resolve(Cli::parse_from(args).quantize).unwrap();
+        let compute = Compute {
+            device: tch::Device::Cpu,
+            kind: tch::Kind::Float,
+        };
+        Plan::new(&source, &settings, compute).is_ok()
+    };
+    (1..).map(|kib| format!("{kib}KiB")).find(fits).unwrap()
+}
+
+/// With little memory the MLP's activations are made twice; that may cost time, but not change the result.
+#[test]
+fn the_least_memory_gives_the_same_model() {
+    let model = TinyModel::new("qwen2");
+    for (method, file) in [("--gptq", "GPTQ-8bit"), ("--awq", "AWQ-4bit")] {
+        let args = [method, "--dtype", "float32", "--batch-size", "1"];
+        let memory = least_memory(&model, &args);
+        let kept = kl(&quantize(&model, &args, file));
+        let kept_bytes = fs::read(model.path(file).join("model.safetensors")).unwrap();
+        let args = [&args[..], &["--memory", &memory, "--overwrite"]].concat();
+        let remade = kl(&quantize(&model, &args, file));
+        let report = json_file(&model.path(file).join("quantization_report.json"));
+        assert_eq!(report["recompute"], true, "{memory}");
+        if method == "--gptq" {
+            let bytes = fs::read(model.path(file).join("model.safetensors")).unwrap();
+            assert!(kept_bytes == bytes, "the same operations in the same order");
+        }
+        // AWQ divides the activations here and the rows that make them there: the same up to float32's rounding.
+        assert!((kept - remade).abs() < 1e-2 * kept, "{kept} {remade}");
+    }
 }
 
 #[test]

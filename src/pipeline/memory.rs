@@ -1,0 +1,192 @@
+//! How much memory a run takes, and how it is made to fit: windows a batch, and whether wide activations are kept.
+
+use tch::Device;
+
+use crate::cli::settings::Settings;
+use crate::model::{Compute, Mix, Model, Stage, StageInput};
+use crate::report::human_bytes;
+
+/// Most tokens that run through a layer together: enough for full-speed products, few enough for a CPU's caches.
+const TOKENS_PER_BATCH: usize = 4096;
+
+/// Float32 matrices of a stage's width that live at once: the Gram matrix, and what a factor or a scaled copy needs.
+const GRAM_COPIES: usize = 4;
+
+/// What the run will hold beyond libtorch's own, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryPlan {
+    /// Windows that run through a layer together.
+    pub batch_size: usize,
+    /// Whether the MLP's wide activations are made a second time instead of kept, at the price of running its first stage
+    /// twice.
+    pub recompute: bool,
+    /// All windows' activations, on the host.
+    pub activations: u64,
+    /// The widest stage's weights, statistics and codes, where the run computes.
+    pub stage: u64,
+    /// One batch's temporaries, where the run computes.
+    pub batch: u64,
+}
+
+/// A run that does not fit even when it is made as small as it can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the run needs {} of memory: {} for the activations of {n_windows} windows of {seq_len} tokens, {} for the widest stage, \
+     {} for one batch; that is {} more than the {} it may take; lower --num-samples or --seq-len, free memory, or raise \
+     --memory",
+    human_bytes(least.total()), human_bytes(least.activations), human_bytes(least.stage), human_bytes(least.batch),
+    human_bytes(least.total() - budget), human_bytes(*budget)
+)]
+pub struct NotEnough {
+    least: MemoryPlan,
+    budget: u64,
+    n_windows: usize,
+    seq_len: usize,
+}
+
+impl MemoryPlan {
+    /// The fastest plan that takes at most `budget` bytes of the host's memory.
+    ///
+    /// # Errors
+    /// [`NotEnough`] if there is none.
+    pub fn new(
+        model: &Model,
+        settings: &Settings,
+        compute: Compute,
+        budget: u64,
+    ) -> Result<Self, NotEnough> {
+        let element = compute.kind.elt_size_in_bytes();
+        let windows = settings.num_samples;
+        let stages = model.arch.stages;
+        let stage = stages
+            .iter()
+            .map(|stage| stage_bytes(model, stage, element));
+        let window = settings.seq_len
+            * (stages
+                .iter()
+                .map(|stage| token_bytes(model, stage, element)))
+            .max()
+            .unwrap_or(0);
+        let largest = settings.batch_size.unwrap_or_else(|| {
+            let windows_per_batch = TOKENS_PER_BATCH / settings.seq_len;
+            windows_per_batch.clamp(1, windows)
+        });
+        let smallest = settings.batch_size.unwrap_or(1);
+        let plan = |batch_size: usize, recompute: bool| Self {
+            batch_size,
+            recompute,
+            activations: (windows * settings.seq_len * width(model, recompute) * element) as u64,
+            stage: stage.clone().max().unwrap_or(0) as u64,
+            batch: (batch_size * window) as u64,
+        };
+        let on_host = |plan: &Self| match compute.device {
+            Device::Cpu => plan.total(),
+            _ => plan.activations,
+        };
+        // A smaller batch costs less time than running a stage twice.
+        [
+            (largest, false),
+            (smallest, false),
+            (largest, true),
+            (smallest, true),
+        ]
+        .into_iter()
+        .map(|(batch_size, recompute)| plan(batch_size.min(windows), recompute))
+        .find(|plan| on_host(plan) <= budget)
+        .ok_or(NotEnough {
+            least: plan(smallest.min(windows), true),
+            budget,
+            n_windows: windows,
+            seq_len: settings.seq_len,
+        })
+    }
+
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        self.activations + self.stage + self.batch
+    }
+}
+
+/// Elements that a token's activations take between two stages: the residual stream, and the widest of what the mixing
+/// steps leave.
+fn width(model: &Model, recompute: bool) -> usize {
+    let stages = model.arch.stages;
+    let carried = stages
+        .iter()
+        .zip(&stages[1..])
+        .filter_map(|(mixed, reader)| {
+            let kept =
+                reader.input == StageInput::Carried && !(recompute && mixed.mix == Mix::GatedMlp);
+            kept.then(|| model.linear_shape(reader.linears[0]).1)
+        });
+    model.config.hidden_size + carried.max().unwrap_or(0)
+}
+
+/// Bytes of a stage's weights (float32, scaled or updated, as codes, as they run, and waiting to be written) and Gram matrix.
+fn stage_bytes(model: &Model, stage: &Stage, element: usize) -> usize {
+    let shapes = stage.linears.iter().map(|&role| model.linear_shape(role));
+    let weights: usize = shapes.map(|(out, inp)| out * inp).sum();
+    let inp = model.linear_shape(stage.linears[0]).1;
+    weights * (4 + 4 + 1 + 1 + element) + inp * inp * 4 * GRAM_COPIES
+}
+
+/// Bytes of one token's temporaries in a stage: its input in float32 and as it is read, its outputs and what the mixing
+/// step makes of them.
+fn token_bytes(model: &Model, stage: &Stage, element: usize) -> usize {
+    let shapes = stage.linears.iter().map(|&role| model.linear_shape(role));
+    let outputs: usize = shapes.map(|(out, _)| out).sum();
+    let inp = model.linear_shape(stage.linears[0]).1;
+    inp * (4 + 4 + element) + 2 * outputs * element
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use serde_json::json;
+    use tch::Kind;
+
+    use super::*;
+    use crate::cli::Cli;
+
+    fn plan(args: &[&str], budget: u64) -> Result<MemoryPlan, NotEnough> {
+        let config = json!({
+            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "hidden_size": 256,
+            "intermediate_size": 1024, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "head_dim": 64, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "max_position_embeddings": 4096,
+            "vocab_size": 128, "tie_word_embeddings": true,
+        });
+        let model = Model::from_config(&config).unwrap();
+        let args = ["nibble", "m", "--seq-len", "1024"].iter().chain(args);
+        let settings = Settings::resolve(Cli::try_parse_from(args).unwrap().quantize).unwrap();
+        let compute = Compute {
+            device: Device::Cpu,
+            kind: Kind::BFloat16,
+        };
+        MemoryPlan::new(&model, &settings, compute, budget)
+    }
+
+    #[test]
+    fn less_memory_makes_batches_smaller_and_then_recomputes() {
+        let free = plan(&[], u64::MAX).unwrap();
+        assert_eq!((free.batch_size, free.recompute), (4, false));
+        assert_eq!(free.activations, 128 * 1024 * (256 + 1024) * 2);
+        let tight = plan(&[], free.total() - 1).unwrap();
+        assert_eq!((tight.batch_size, tight.recompute), (1, false));
+        let tighter = plan(&[], tight.total() - 1).unwrap();
+        assert_eq!((tighter.batch_size, tighter.recompute), (4, true));
+        assert_eq!(tighter.activations, 128 * 1024 * (256 + 256) * 2);
+        let least = plan(&[], tighter.total() - 1).unwrap();
+        assert_eq!((least.batch_size, least.recompute), (1, true));
+        let error = plan(&[], least.total() - 1).unwrap_err();
+        assert!(error.to_string().contains("that is 1 B more"), "{error}");
+    }
+
+    #[test]
+    fn a_batch_size_that_was_asked_for_is_kept() {
+        for budget in [u64::MAX, 400 << 20] {
+            assert_eq!(plan(&["--batch-size", "3"], budget).unwrap().batch_size, 3);
+        }
+        let few = plan(&["--num-samples", "2"], u64::MAX).unwrap();
+        assert_eq!(few.batch_size, 2);
+    }
+}
