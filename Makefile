@@ -9,8 +9,6 @@ CARGO_FLAGS = --release --locked
 NIBBLE = $(or $(CARGO_TARGET_DIR),target)/release/nibble
 MODEL = models/SmolLM2-135M-Instruct
 TOOLS = .venvs/tools
-# Threads that wait for work sleep: spinning ones cost several times the time where other programs share the cores.
-export OMP_WAIT_POLICY = PASSIVE
 WITH_TOOLS = PYTHONPATH=$(TOOLS) PYTHONDONTWRITEBYTECODE=1 $(PYTHON)
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1

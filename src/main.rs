@@ -7,6 +7,7 @@ use anyhow::Result;
 use clap::Parser;
 use nibble::cli::{self, Cli, Command};
 use nibble::commands;
+use nibble::device;
 use nibble::fault::Fault;
 use nibble::report::progress;
 
@@ -27,6 +28,9 @@ fn run(cli: Cli, start: Instant) -> Result<()> {
     // Nothing here trains: without this guard every operation would keep what a backward pass needs.
     let _no_grad = tch::no_grad_guard();
     nibble::kernels::choose()?;
+    if !matches!(cli.command, Some(Command::Inspect(_))) {
+        device::sleep_while_waiting();
+    }
     match cli.command {
         None => commands::quantize(cli.quantize, start),
         Some(Command::Bench(args)) => commands::bench(args, start),

@@ -155,6 +155,7 @@ pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Re
     tracing::debug!("copied {}", sidecars.join(", "));
 
     let seconds = start.elapsed().as_secs_f64();
+    let rates = rates.better(Rates::measure(compute.device, compute.kind)?);
     let work = plan.work(&source, settings, windows.ids.len());
     let report = Report {
         nibble: env!("CARGO_PKG_VERSION").to_owned(),

@@ -180,7 +180,7 @@ fn write_floor(report: &Report, out: &mut String) -> std::fmt::Result {
     }
     writeln!(
         out,
-        "ideal at {:.0} GFLOP/s in {}, {:.0} GFLOP/s in float32, copies of {:.1} GB/s, measured before the run",
+        "ideal at {:.0} GFLOP/s in {}, {:.0} GFLOP/s in float32, copies of {:.1} GB/s, measured before and after the run",
         report.rates.forward / 1e9,
         report.compute_dtype,
         report.rates.float32 / 1e9,

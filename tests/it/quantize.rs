@@ -138,7 +138,10 @@ fn least_memory(model: &TinyModel, args: &[&str]) -> String {
         };
         Plan::new(&source, &settings, compute).is_ok()
     };
-    (1..).map(|kib| format!("{kib}KiB")).find(fits).unwrap()
+    (1..10_000)
+        .map(|kib| format!("{kib}KiB"))
+        .find(fits)
+        .unwrap()
 }
 
 /// With little memory the MLP's activations are made twice; that may cost time, but not change the result.
