@@ -4,7 +4,7 @@ use anyhow::Result;
 use tch::{Device, Kind, Tensor};
 
 use crate::model::{Block, Compute, Linear, Mix, Model, Role, Rope, Stage, State, Weights};
-use crate::quant::InputStats;
+use crate::quant::{InputStats, InputSums};
 
 /// All windows' activations, in the dtype of the forward pass.
 pub struct Activations {
@@ -53,12 +53,12 @@ impl Activations {
     /// # Errors
     /// [`crate::quant::Error::NotFinite`] where the forward pass overflowed; libtorch's errors.
     pub fn observe(&self, block: &Block, stage: &Stage, in_features: usize) -> Result<InputStats> {
-        let mut stats = InputStats::new(in_features, self.compute.device)?;
+        let mut sums = InputSums::new(in_features, self.compute.device)?;
         for state in &self.states {
             let state = self.arrive(block, state)?;
-            stats.observe(&block.stage_input(stage, &state)?)?;
+            sums.observe(&block.stage_input(stage, &state)?)?;
         }
-        Ok(stats.finish()?)
+        Ok(sums.finish()?)
     }
 
     /// Takes all batches through `stage` with its quantized `linears`.

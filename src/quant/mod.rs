@@ -15,7 +15,7 @@ pub use grid::Grid;
 pub use linear::QuantizedLinear;
 pub use rtn::quantize as rtn;
 pub use scheme::{GroupSize, Scheme};
-pub use stats::{InputStats, output_error};
+pub use stats::{InputStats, InputSums, output_error};
 
 /// A quantizer's failure. The caller adds which layer and linear it was.
 #[derive(Debug, thiserror::Error)]

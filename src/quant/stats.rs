@@ -3,8 +3,10 @@
 use tch::{Device, Kind, Tensor};
 
 use super::Error;
+use crate::kernels::{self, gram};
+use crate::tensor::{self, Exclusive, Numbers};
 
-/// Width of the blocks of the Gram matrix: only those on and below the diagonal are multiplied.
+/// Width of the blocks of the Gram matrix on a GPU: only those on and below the diagonal are multiplied.
 const GRAM_BLOCK: i64 = 256;
 
 /// What the quantizers know of a stage's input X: enough for the error of any change of the weights, without X.
@@ -18,55 +20,119 @@ pub struct InputStats {
     pub n_tokens: usize,
 }
 
-impl InputStats {
-    /// Statistics of nothing, for inputs of `in_features` columns.
+/// [`InputStats`] in the making.
+#[derive(Debug)]
+pub struct InputSums {
+    in_features: usize,
+    n_tokens: usize,
+    sums: Sums,
+}
+
+/// Of `gram`, only the lower triangle counts.
+#[derive(Debug)]
+enum Sums {
+    Cpu {
+        gram: Exclusive,
+        abs_sum: Exclusive,
+        scratch: gram::Scratch,
+    },
+    Gpu {
+        gram: Tensor,
+        abs_sum: Tensor,
+    },
+}
+
+impl InputSums {
+    /// Sums over no tokens, for inputs of `in_features` columns.
     pub fn new(in_features: usize, device: Device) -> Result<Self, Error> {
         let size = in_features as i64;
+        let sums = if device == Device::Cpu {
+            Sums::Cpu {
+                gram: Exclusive::zeros(&[in_features, in_features])?,
+                abs_sum: Exclusive::zeros(&[in_features])?,
+                scratch: gram::Scratch::default(),
+            }
+        } else {
+            Sums::Gpu {
+                gram: Tensor::f_zeros([size, size], (Kind::Float, device))?,
+                abs_sum: Tensor::f_zeros([size], (Kind::Float, device))?,
+            }
+        };
         Ok(Self {
-            gram: Tensor::f_zeros([size, size], (Kind::Float, device))?,
-            abs_sum: Tensor::f_zeros([size], (Kind::Float, device))?,
+            in_features,
             n_tokens: 0,
+            sums,
         })
     }
 
-    /// Adds the rows of `x`, `[.., in]` of any float kind. Only the lower triangle's blocks are updated: see [`Self::finish`].
+    /// Adds the rows of `x`, `[.., in]` of any float kind.
     pub fn observe(&mut self, x: &Tensor) -> Result<(), Error> {
-        let size = self.abs_sum.size()[0];
-        let x = x.f_reshape([-1, size])?;
+        let x = x.f_reshape([-1, self.in_features as i64])?;
         self.n_tokens += x.size()[0] as usize;
-        let x = x.f_to_kind(Kind::Float)?;
-        let _ = self
-            .abs_sum
-            .f_add_(&x.f_abs()?.f_sum_dim_intlist(0, false, Kind::Float)?)?;
-        let mut start = 0;
-        while start < size {
-            let len = GRAM_BLOCK.min(size - start);
-            // Rows of this block times all columns up to its right edge.
-            let rows = x.f_narrow(1, start, len)?.f_tr()?;
-            let mut target = self
-                .gram
-                .f_narrow(0, start, len)?
-                .f_narrow(1, 0, start + len)?;
-            let _ = target.f_addmm_(&rows, &x.f_narrow(1, 0, start + len)?)?;
-            start += len;
+        match &mut self.sums {
+            Sums::Cpu {
+                gram,
+                abs_sum,
+                scratch,
+            } => {
+                let x = match x.kind() {
+                    Kind::BFloat16 | Kind::Float => x.f_contiguous()?,
+                    _ => x.f_to_kind(Kind::Float)?.f_contiguous()?,
+                };
+                let rows = match tensor::numbers(&x) {
+                    Numbers::Bf16(rows) => gram::Rows::Bf16(rows),
+                    Numbers::F32(rows) => gram::Rows::F32(rows),
+                };
+                let sums = gram::Sums {
+                    gram: gram.numbers(),
+                    abs_sum: abs_sum.numbers(),
+                };
+                gram::accumulate(kernels::chosen(), rows, sums, scratch);
+                Ok(())
+            }
+            Sums::Gpu { gram, abs_sum } => observe_in_blocks(&x, gram, abs_sum),
         }
-        Ok(())
     }
 
     /// Mirrors the lower triangle onto the upper one and checks that all is finite.
-    pub fn finish(mut self) -> Result<Self, Error> {
-        let lower = self.gram.f_tril(0)?;
-        self.gram = lower.f_add(&lower.f_tril(-1)?.f_tr()?)?;
-        let diagonal = self.gram.f_diagonal(0, 0, 1)?;
+    pub fn finish(self) -> Result<InputStats, Error> {
+        let (mut gram, abs_sum) = match self.sums {
+            Sums::Cpu { gram, abs_sum, .. } => (gram.into_tensor(), abs_sum.into_tensor()),
+            Sums::Gpu { gram, abs_sum } => (gram, abs_sum),
+        };
+        let _ = gram.f_tril_(0)?;
+        let _ = gram.f_add_(&gram.f_tril(-1)?.f_tr()?)?;
+        let diagonal = gram.f_diagonal(0, 0, 1)?;
         let bad = diagonal.f_isfinite()?.f_logical_not()?.f_sum(Kind::Int64)?;
         match usize::try_from(bad.f_int64_value(&[])?) {
-            Ok(0) => Ok(self),
+            Ok(0) => Ok(InputStats {
+                gram,
+                abs_sum,
+                n_tokens: self.n_tokens,
+            }),
             count => Err(Error::NotFinite {
                 what: "the calibration activations",
                 count: count.unwrap_or(usize::MAX),
             }),
         }
     }
+}
+
+/// Adds the rows of `x` with libtorch, the Gram matrix's blocks above the diagonal left out.
+fn observe_in_blocks(x: &Tensor, gram: &Tensor, abs_sum: &mut Tensor) -> Result<(), Error> {
+    let x = x.f_to_kind(Kind::Float)?;
+    let size = x.size()[1];
+    let _ = abs_sum.f_add_(&x.f_abs()?.f_sum_dim_intlist(0, false, Kind::Float)?)?;
+    let mut start = 0;
+    while start < size {
+        let len = GRAM_BLOCK.min(size - start);
+        // Rows of this block times all columns up to its right edge.
+        let rows = x.f_narrow(1, start, len)?.f_tr()?;
+        let mut target = gram.f_narrow(0, start, len)?.f_narrow(1, 0, start + len)?;
+        let _ = target.f_addmm_(&rows, &x.f_narrow(1, 0, start + len)?)?;
+        start += len;
+    }
+    Ok(())
 }
 
 /// `tr(ΔW G ΔWᵀ) / n_tokens` for `delta` = ΔW `[out, in]`: the mean squared change of the output, summed over its features.
@@ -85,7 +151,7 @@ mod tests {
         let options = (Kind::Double, Device::Cpu);
         for size in [1, 255, 256, 300, 513] {
             let x = Tensor::randn([2, 17, size], options);
-            let mut stats = InputStats::new(size as usize, Device::Cpu).unwrap();
+            let mut stats = InputSums::new(size as usize, Device::Cpu).unwrap();
             for batch in x.unbind(0) {
                 stats.observe(&batch).unwrap();
             }
@@ -119,8 +185,27 @@ mod tests {
     }
 
     #[test]
+    fn bfloat16_and_float16_are_taken_as_they_are() {
+        tch::manual_seed(2);
+        let x = Tensor::randn([300, 65], (Kind::Float, Device::Cpu));
+        for kind in [Kind::BFloat16, Kind::Half] {
+            let rounded = x.to_kind(kind);
+            let [found, expected] = [&rounded, &rounded.to_kind(Kind::Float)].map(|x| {
+                let mut sums = InputSums::new(65, Device::Cpu).unwrap();
+                // Not contiguous: every other row.
+                sums.observe(&x.slice(0, 0, 300, 2)).unwrap();
+                sums.finish().unwrap()
+            });
+            assert_eq!(found.n_tokens, 150);
+            // 150 products a sum, each sum in its own order.
+            assert!(found.gram.allclose(&expected.gram, 1e-5, 1e-4, false));
+            assert!(found.abs_sum.allclose(&expected.abs_sum, 1e-5, 1e-4, false));
+        }
+    }
+
+    #[test]
     fn infinite_activations_are_an_error() {
-        let mut stats = InputStats::new(2, Device::Cpu).unwrap();
+        let mut stats = InputSums::new(2, Device::Cpu).unwrap();
         stats
             .observe(&Tensor::from_slice(&[f32::INFINITY, 0.0]).view([1, 2]))
             .unwrap();

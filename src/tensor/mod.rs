@@ -1,7 +1,10 @@
 //! The one place where bytes become tensors and tensors become bytes or slices.
 //!
 //! `tch` (0.26) copies from a byte slice without checking its length against the shape, and labels `half::bf16`
-//! slices as float16. Everything here checks, and no other module builds a tensor from raw memory.
+//! slices as float16. Everything here checks, and no other module builds a tensor from raw memory or looks into one's.
+#![expect(unsafe_code, reason = "slices of memory that libtorch owns")]
+
+use std::{ptr, slice};
 
 use half::{bf16, f16};
 use safetensors::Dtype;
@@ -130,6 +133,69 @@ pub fn raw_to_f16_bytes(bytes: &[u8], dtype: Dtype) -> Result<Vec<u8>, Error> {
     }
 }
 
+/// The numbers of a tensor, row-major, where they lie.
+#[derive(Debug, Clone, Copy)]
+pub enum Numbers<'a> {
+    Bf16(&'a [bf16]),
+    F32(&'a [f32]),
+}
+
+/// A view of a contiguous bfloat16 or float32 tensor on the CPU; panics on others (a bug of the caller's).
+pub fn numbers(tensor: &Tensor) -> Numbers<'_> {
+    match tensor.kind() {
+        Kind::BFloat16 => Numbers::Bf16(view(tensor)),
+        Kind::Float => Numbers::F32(view(tensor)),
+        kind => panic!("no view of {kind:?}"),
+    }
+}
+
+/// The caller has checked that `T` is the tensor's kind.
+fn view<T>(tensor: &Tensor) -> &[T] {
+    let start = data::<T>(tensor);
+    // SAFETY: `data` found numbers of `T`'s size there, as many as the tensor has, of kinds without invalid bits; they
+    // live as long as the handle does. That nothing writes to them meanwhile is not enforced: another handle of the
+    // same memory could. In-place operations here are on tensors of their function's own only.
+    unsafe { slice::from_raw_parts(start, tensor.numel()) }
+}
+
+/// Where the numbers of a contiguous CPU tensor start; never null.
+fn data<T>(tensor: &Tensor) -> *mut T {
+    assert_eq!(tensor.device(), Device::Cpu);
+    assert!(tensor.is_contiguous());
+    assert_eq!(tensor.kind().elt_size_in_bytes(), size_of::<T>());
+    if tensor.numel() == 0 {
+        return ptr::dangling_mut();
+    }
+    let start = tensor.data_ptr().cast::<T>();
+    assert!(!start.is_null() && start.is_aligned());
+    start
+}
+
+/// A float32 tensor on the CPU in memory that no other handle knows, so that it may be written as a slice.
+#[derive(Debug)]
+pub struct Exclusive(Tensor);
+
+impl Exclusive {
+    /// Zeros in a shape.
+    pub fn zeros(shape: &[usize]) -> Result<Self, Error> {
+        let options = (Kind::Float, Device::Cpu);
+        Ok(Self(Tensor::f_zeros(dims(shape), options)?))
+    }
+
+    /// The numbers, row-major.
+    pub fn numbers(&mut self) -> &mut [f32] {
+        let start = data::<f32>(&self.0);
+        // SAFETY: `data` found float32 numbers there, as many as the tensor has; they live as long as the handle, which
+        // is borrowed mutably and the only one.
+        unsafe { slice::from_raw_parts_mut(start, self.0.numel()) }
+    }
+
+    /// The tensor, which may be shared from now on.
+    pub fn into_tensor(self) -> Tensor {
+        self.0
+    }
+}
+
 /// Dimensions as libtorch counts them.
 pub fn dims(shape: &[usize]) -> Vec<i64> {
     shape.iter().map(|&dim| dim as i64).collect()
@@ -184,6 +250,18 @@ mod tests {
             );
         }
         assert!(from_bytes(&[], Dtype::F32, &[usize::MAX, 2]).is_err());
+    }
+
+    #[test]
+    fn numbers_are_seen_where_they_lie() {
+        let mut sums = Exclusive::zeros(&[2, 3]).unwrap();
+        sums.numbers()[4] = 2.5;
+        let tensor = sums.into_tensor();
+        assert!(matches!(numbers(&tensor.get(1)), Numbers::F32(row) if row == [0.0, 2.5, 0.0]));
+        let expected = [0.0, 2.5, 0.0].map(bf16::from_f32);
+        let rounded = tensor.to_kind(Kind::BFloat16);
+        assert!(matches!(numbers(&rounded.get(1)), Numbers::Bf16(row) if row == expected));
+        assert!(matches!(numbers(&tensor.narrow(0, 0, 0)), Numbers::F32([])));
     }
 
     #[test]

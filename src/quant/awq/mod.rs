@@ -108,7 +108,7 @@ fn not_finite(weights: &[Tensor]) -> Result<Error, Error> {
 #[expect(clippy::unwrap_used, clippy::float_cmp, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::quant::{GroupSize, rtn};
+    use crate::quant::{GroupSize, InputSums, rtn};
     use crate::tensor::{from_bytes, from_f32, to_f32};
 
     /// `rows * columns` numbers of about a normal distribution, the same for the same seed on every machine.
@@ -142,7 +142,7 @@ mod tests {
     }
 
     fn observed(x: &Tensor) -> InputStats {
-        let mut stats = InputStats::new(x.size()[1] as usize, Device::Cpu).unwrap();
+        let mut stats = InputSums::new(x.size()[1] as usize, Device::Cpu).unwrap();
         stats.observe(x).unwrap();
         stats.finish().unwrap()
     }

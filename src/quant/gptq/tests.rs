@@ -4,7 +4,7 @@ use safetensors::SafeTensors;
 use tch::{Device, Kind, Tensor};
 
 use super::*;
-use crate::quant::{GroupSize, InputStats, output_error, rtn};
+use crate::quant::{GroupSize, InputStats, InputSums, output_error, rtn};
 
 const ORDERS: [ActOrder; 4] = [
     ActOrder::None,
@@ -36,7 +36,7 @@ fn scheme(bits: u8, columns: usize, symmetric: bool) -> Scheme {
 }
 
 fn stats(x: &Tensor) -> InputStats {
-    let mut stats = InputStats::new(x.size()[1] as usize, Device::Cpu).unwrap();
+    let mut stats = InputSums::new(x.size()[1] as usize, Device::Cpu).unwrap();
     stats.observe(x).unwrap();
     stats.finish().unwrap()
 }
@@ -247,7 +247,7 @@ fn uncorrelated_inputs_give_the_nearest_codes() {
 #[test]
 fn an_input_never_seen_is_rounded_to_nearest() {
     let (weight, _) = problem(8, 64, 1);
-    let stats = InputStats::new(64, Device::Cpu).unwrap().finish().unwrap();
+    let stats = InputSums::new(64, Device::Cpu).unwrap().finish().unwrap();
     let scheme = scheme(4, 32, true);
     let settings = settings(ActOrder::GroupAware, GridFit::Cover);
     let factor = Factor::new(&stats, scheme, &settings).unwrap();
