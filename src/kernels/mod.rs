@@ -3,7 +3,11 @@
 //! Each kernel takes the [`InstructionSet`] to use as its first argument and has a portable twin, which its tests
 //! compare every other version with. Programs pass [`chosen`]; tests go through [`available`].
 
+mod vectorized;
+
 use std::sync::OnceLock;
+
+pub use vectorized::{Vectorized, vectorized};
 
 /// The environment variable that overrides the choice, by [`InstructionSet::name`].
 pub const VARIABLE: &str = "NIBBLE_KERNELS";
