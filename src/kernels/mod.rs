@@ -3,6 +3,9 @@
 //! Each kernel takes the [`InstructionSet`] to use as its first argument and has a portable twin, which its tests
 //! compare every other version with. Programs pass [`chosen`]; tests go through [`available`].
 
+mod lanes;
+pub mod ranges;
+
 use std::sync::OnceLock;
 
 /// The environment variable that overrides the choice, by [`InstructionSet::name`].
