@@ -3,6 +3,8 @@
 //! Each kernel takes the [`InstructionSet`] to use as its first argument and has a portable twin, which its tests
 //! compare every other version with. Programs pass [`chosen`]; tests go through [`available`].
 
+mod lanes;
+pub mod ranges;
 mod vectorized;
 
 use std::sync::OnceLock;

@@ -4,9 +4,6 @@ use half::f16;
 
 use super::Scheme;
 
-/// Smallest scale that is stored: far below any weight that matters, and still a normal division in float32.
-const MIN_SCALE: f32 = 1.0 / (1 << 22) as f32;
-
 /// Adding and subtracting this rounds a float32 below 2^22 to an integer, ties to even, in two additions that the
 /// compiler can vectorise; `round_ties_even` is a library call on x86-64's base instruction set.
 const ROUNDER: f32 = (3 << 22) as f32;
@@ -25,6 +22,9 @@ pub struct Grid {
 }
 
 impl Grid {
+    /// Smallest scale that is stored: far below any weight that matters, and still a normal division in float32.
+    pub const MIN_SCALE: f32 = 1.0 / (1 << 22) as f32;
+
     /// The grid that covers `[min, max]` widened to contain 0, so that a zero weight stays zero.
     ///
     /// Symmetric: `scale = 2 max(|min|, |max|) / max_code`, as the GPTQ reference has it. Asymmetric:
@@ -169,7 +169,7 @@ fn range(weights: impl IntoIterator<Item = f32>) -> (f32, f32) {
 /// `scale` as it will be stored: float16, neither zero nor infinite.
 #[inline(always)]
 fn stored(scale: f32) -> f32 {
-    f16::from_f32(scale.clamp(MIN_SCALE, f16::MAX.to_f32())).to_f32()
+    f16::from_f32(scale.clamp(Grid::MIN_SCALE, f16::MAX.to_f32())).to_f32()
 }
 
 #[cfg(test)]

@@ -86,6 +86,25 @@ pub fn to_f32(tensor: &Tensor) -> Result<Vec<f32>, Error> {
     Ok(values)
 }
 
+/// The values of a contiguous float32 tensor on the host, without a copy; panics at any other (a bug of the caller's).
+///
+/// Tensors that share its memory must not be written to while the slice lives.
+#[expect(
+    unsafe_code,
+    reason = "the Gram matrix of a wide stage is too large to copy"
+)]
+pub fn f32_slice(tensor: &Tensor) -> &[f32] {
+    assert!(
+        tensor.kind() == Kind::Float && tensor.device() == Device::Cpu && tensor.is_contiguous(),
+        "{tensor:?}"
+    );
+    if tensor.numel() == 0 {
+        return &[];
+    }
+    // SAFETY: just asserted that so many float32 numbers lie there; libtorch aligns them, and the borrowed tensor keeps them.
+    unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<f32>(), tensor.numel()) }
+}
+
 /// The raw little-endian bytes, row-major, in the tensor's own kind.
 pub fn to_bytes(tensor: &Tensor) -> Result<Vec<u8>, Error> {
     let host = tensor.f_to_device(Device::Cpu)?.f_contiguous()?;
