@@ -7,7 +7,7 @@ use divan::Bencher;
 use divan::counter::ItemsCount;
 use nibble::kernels::gram::{Rows, Scratch, Sums, accumulate};
 use nibble::kernels::{InstructionSet, available};
-use nibble::tensor::{Numbers, numbers};
+use nibble::tensor::{bf16_slice, f32_slice};
 use tch::{Device, Kind, Tensor};
 
 const WIDTHS: [i64; 4] = [576, 1536, 2048, 4096];
@@ -41,9 +41,9 @@ fn kernel(bencher: Bencher<'_, '_>, name: &str, width: i64, kind: Kind) {
         .find(|set| set.name() == name)
         .expect("cases are available");
     let x = rows(width, kind);
-    let rows = match numbers(&x) {
-        Numbers::Bf16(rows) => Rows::Bf16(rows),
-        Numbers::F32(rows) => Rows::F32(rows),
+    let rows = match kind {
+        Kind::BFloat16 => Rows::Bf16(bf16_slice(&x)),
+        _ => Rows::F32(f32_slice(&x)),
     };
     let mut gram = vec![0.0; (width * width) as usize];
     let mut abs_sum = vec![0.0; width as usize];

@@ -5,7 +5,7 @@ use std::time::Instant;
 use tch::{Cuda, Device, Kind, TchError, Tensor};
 
 /// Each measurement is the best of so many: what else runs on the machine only ever slows it down.
-const REPEATS: usize = 5;
+const REPEATS: usize = 3;
 
 /// Rates of one device.
 #[derive(Debug, Clone, Copy, serde::Serialize)]
@@ -29,7 +29,7 @@ impl Rates {
         }
     }
 
-    /// Measures for about half a second.
+    /// Measures for a tenth of a second or two.
     ///
     /// # Errors
     /// libtorch's, out of memory among them.
@@ -52,10 +52,10 @@ impl Rates {
 fn product_rate(device: Device, kind: Kind) -> Result<f64, TchError> {
     let size: i64 = match device {
         Device::Cuda(_) => 8192,
-        _ => 1536,
+        _ => 1280,
     };
     let factor = Tensor::f_ones([size, size], (kind, device))?;
-    let product = factor.f_empty_like()?;
+    let product = factor.f_zeros_like()?;
     let seconds = best(device, || factor.f_mm_out(&product, &factor).map(drop))?;
     Ok(2.0 * (size as f64).powi(3) / seconds)
 }
@@ -64,7 +64,7 @@ fn product_rate(device: Device, kind: Kind) -> Result<f64, TchError> {
 fn copy_rate() -> Result<f64, TchError> {
     const BYTES: i64 = 64 << 20;
     let source = Tensor::f_ones([BYTES], (Kind::Uint8, Device::Cpu))?;
-    let mut target = source.f_empty_like()?;
+    let mut target = source.f_zeros_like()?;
     let seconds = best(Device::Cpu, || target.f_copy_(&source))?;
     Ok(BYTES as f64 / seconds)
 }

@@ -4,8 +4,13 @@
 //! compare every other version with. Programs pass [`chosen`]; tests go through [`available`].
 
 pub mod gram;
+mod lanes;
+pub mod ranges;
+mod vectorized;
 
 use std::sync::OnceLock;
+
+pub use vectorized::{Vectorized, vectorized};
 
 /// The environment variable that overrides the choice, by [`InstructionSet::name`].
 pub const VARIABLE: &str = "NIBBLE_KERNELS";

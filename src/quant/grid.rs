@@ -4,9 +4,6 @@ use half::f16;
 
 use super::Scheme;
 
-/// Smallest scale that is stored: far below any weight that matters, and still a normal division in float32.
-const MIN_SCALE: f32 = 1.0 / (1 << 22) as f32;
-
 /// Adding and subtracting this rounds a float32 below 2^22 to an integer, ties to even, in two additions that the
 /// compiler can vectorise; `round_ties_even` is a library call on x86-64's base instruction set.
 const ROUNDER: f32 = (3 << 22) as f32;
@@ -25,10 +22,14 @@ pub struct Grid {
 }
 
 impl Grid {
+    /// Smallest scale that is stored: far below any weight that matters, and still a normal division in float32.
+    pub const MIN_SCALE: f32 = 1.0 / (1 << 22) as f32;
+
     /// The grid that covers `[min, max]` widened to contain 0, so that a zero weight stays zero.
     ///
     /// Symmetric: `scale = 2 max(|min|, |max|) / max_code`, as the GPTQ reference has it. Asymmetric:
     /// `scale = (max - min) / max_code`, `zero_point = round(-min / scale)`.
+    #[inline(always)]
     pub fn from_range(min: f32, max: f32, scheme: Scheme) -> Self {
         let (min, max) = (min.min(0.0), max.max(0.0));
         let max_code = f32::from(scheme.max_code());
@@ -60,6 +61,7 @@ impl Grid {
     /// `scale = extreme / -2^(bits-1)`, so it is negative where the extreme is positive. It uses all `2^bits` codes,
     /// where [`Self::from_range`] covers half a step more than it needs below and half a step less above. AutoRound's
     /// documentation calls this signed full-range symmetric quantization.
+    #[inline(always)]
     pub fn full_range(min: f32, max: f32, scheme: Scheme) -> Self {
         assert!(scheme.symmetric, "an asymmetric grid is always full");
         let extreme = if max > -min { max } else { min };
@@ -72,6 +74,7 @@ impl Grid {
     }
 
     /// The grid that covers all of `weights`.
+    #[inline(always)]
     pub fn covering(weights: impl IntoIterator<Item = f32>, scheme: Scheme) -> Self {
         let (min, max) = range(weights);
         Self::from_range(min, max, scheme)
@@ -81,6 +84,7 @@ impl Grid {
     ///
     /// Cutting off a few extremes makes the steps for all others finer; the fewer the bits, the more that pays. With
     /// `full_range`, symmetric schemes try [`Self::full_range`] as well as [`Self::from_range`].
+    #[inline(always)]
     pub fn searched(weights: &[f32], importance: &[f32], scheme: Scheme, full_range: bool) -> Self {
         assert_eq!(weights.len(), importance.len());
         let (min, max) = range(weights.iter().copied());
@@ -102,19 +106,19 @@ impl Grid {
     }
 
     /// The code nearest to `weight`.
-    #[inline]
+    #[inline(always)]
     pub fn code(self, weight: f32) -> u8 {
         (self.steps(weight) + f32::from(self.zero_point)) as u8
     }
 
     /// The weight that `code` stands for.
-    #[inline]
+    #[inline(always)]
     pub fn value(self, code: u8) -> f32 {
         (f32::from(code) - f32::from(self.zero_point)) * self.scale
     }
 
     /// [`Self::code`] and its [`Self::value`].
-    #[inline]
+    #[inline(always)]
     pub fn round(self, weight: f32) -> (u8, f32) {
         let steps = self.steps(weight);
         (
@@ -124,7 +128,7 @@ impl Grid {
     }
 
     /// `code(weight) - zero_point`.
-    #[inline]
+    #[inline(always)]
     fn steps(self, weight: f32) -> f32 {
         let zero = f32::from(self.zero_point);
         // Both ends are integers, so that rounding the clamped value is clamping the rounded one.
@@ -133,6 +137,7 @@ impl Grid {
     }
 
     /// `Σ importance·(rounded - weight)²`.
+    #[inline(always)]
     fn error(self, weights: &[f32], importance: &[f32]) -> f32 {
         const LANES: usize = 16;
         let cost = |weight: f32, importance: f32| {
@@ -155,14 +160,16 @@ impl Grid {
 }
 
 /// Minimum and maximum of `weights` and 0.
+#[inline(always)]
 fn range(weights: impl IntoIterator<Item = f32>) -> (f32, f32) {
     let widen = |(min, max): (f32, f32), w: f32| (min.min(w), max.max(w));
     weights.into_iter().fold((0.0, 0.0), widen)
 }
 
 /// `scale` as it will be stored: float16, neither zero nor infinite.
+#[inline(always)]
 fn stored(scale: f32) -> f32 {
-    f16::from_f32(scale.clamp(MIN_SCALE, f16::MAX.to_f32())).to_f32()
+    f16::from_f32(scale.clamp(Grid::MIN_SCALE, f16::MAX.to_f32())).to_f32()
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::Error;
 use crate::kernels::{self, gram};
-use crate::tensor::{self, Exclusive, Numbers};
+use crate::tensor::{Exclusive, bf16_slice, f32_slice};
 
 /// Width of the blocks of the Gram matrix on a GPU: only those on and below the diagonal are multiplied.
 const GRAM_BLOCK: i64 = 256;
@@ -79,13 +79,13 @@ impl InputSums {
                     Kind::BFloat16 | Kind::Float => x.f_contiguous()?,
                     _ => x.f_to_kind(Kind::Float)?.f_contiguous()?,
                 };
-                let rows = match tensor::numbers(&x) {
-                    Numbers::Bf16(rows) => gram::Rows::Bf16(rows),
-                    Numbers::F32(rows) => gram::Rows::F32(rows),
+                let rows = match x.kind() {
+                    Kind::BFloat16 => gram::Rows::Bf16(bf16_slice(&x)),
+                    _ => gram::Rows::F32(f32_slice(&x)),
                 };
                 let sums = gram::Sums {
-                    gram: gram.numbers(),
-                    abs_sum: abs_sum.numbers(),
+                    gram: gram.values(),
+                    abs_sum: abs_sum.values(),
                 };
                 gram::accumulate(kernels::chosen(), rows, sums, scratch);
                 Ok(())

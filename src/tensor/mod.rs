@@ -89,6 +89,63 @@ pub fn to_f32(tensor: &Tensor) -> Result<Vec<f32>, Error> {
     Ok(values)
 }
 
+/// The values of a contiguous float32 tensor on the host, without a copy; panics at any other (a bug of the caller's).
+///
+/// Tensors that share its memory must not be written to while the slice lives.
+pub fn f32_slice(tensor: &Tensor) -> &[f32] {
+    let start = values(tensor, Kind::Float);
+    // SAFETY: `values` found so many float32 numbers there; the borrowed tensor keeps them. Nothing but the sentence above
+    // keeps another tensor that shares them from being written to.
+    unsafe { slice::from_raw_parts(start, tensor.numel()) }
+}
+
+/// [`f32_slice`] of a bfloat16 tensor.
+pub fn bf16_slice(tensor: &Tensor) -> &[bf16] {
+    let start = values(tensor, Kind::BFloat16);
+    // SAFETY: likewise.
+    unsafe { slice::from_raw_parts(start, tensor.numel()) }
+}
+
+/// Where the values of a contiguous tensor of `kind` on the host start, of which each is a `T`; never null.
+fn values<T>(tensor: &Tensor, kind: Kind) -> *mut T {
+    assert!(
+        tensor.kind() == kind && tensor.device() == Device::Cpu && tensor.is_contiguous(),
+        "{tensor:?}"
+    );
+    assert_eq!(kind.elt_size_in_bytes(), size_of::<T>());
+    if tensor.numel() == 0 {
+        return ptr::dangling_mut();
+    }
+    let start = tensor.data_ptr().cast::<T>();
+    assert!(!start.is_null() && start.is_aligned());
+    start
+}
+
+/// A float32 tensor on the host in memory that no other tensor shares, so that a slice of it may be written.
+#[derive(Debug)]
+pub struct Exclusive(Tensor);
+
+impl Exclusive {
+    /// Zeros in a shape.
+    pub fn zeros(shape: &[usize]) -> Result<Self, Error> {
+        let options = (Kind::Float, Device::Cpu);
+        Ok(Self(Tensor::f_zeros(dims(shape), options)?))
+    }
+
+    /// The values, row-major.
+    pub fn values(&mut self) -> &mut [f32] {
+        let start = values(&self.0, Kind::Float);
+        // SAFETY: `values` found so many float32 numbers there; the tensor keeps them, is borrowed mutably, and is the only
+        // one that has them.
+        unsafe { slice::from_raw_parts_mut(start, self.0.numel()) }
+    }
+
+    /// The tensor, which may be shared from now on.
+    pub fn into_tensor(self) -> Tensor {
+        self.0
+    }
+}
+
 /// The raw little-endian bytes, row-major, in the tensor's own kind.
 pub fn to_bytes(tensor: &Tensor) -> Result<Vec<u8>, Error> {
     let host = tensor.f_to_device(Device::Cpu)?.f_contiguous()?;
@@ -130,69 +187,6 @@ pub fn raw_to_f16_bytes(bytes: &[u8], dtype: Dtype) -> Result<Vec<u8>, Error> {
                 .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
         ),
         other => Err(Error::Dtype(other)),
-    }
-}
-
-/// The numbers of a tensor, row-major, where they lie.
-#[derive(Debug, Clone, Copy)]
-pub enum Numbers<'a> {
-    Bf16(&'a [bf16]),
-    F32(&'a [f32]),
-}
-
-/// A view of a contiguous bfloat16 or float32 tensor on the CPU; panics on others (a bug of the caller's).
-pub fn numbers(tensor: &Tensor) -> Numbers<'_> {
-    match tensor.kind() {
-        Kind::BFloat16 => Numbers::Bf16(view(tensor)),
-        Kind::Float => Numbers::F32(view(tensor)),
-        kind => panic!("no view of {kind:?}"),
-    }
-}
-
-/// The caller has checked that `T` is the tensor's kind.
-fn view<T>(tensor: &Tensor) -> &[T] {
-    let start = data::<T>(tensor);
-    // SAFETY: `data` found numbers of `T`'s size there, as many as the tensor has, of kinds without invalid bits; they
-    // live as long as the handle does. That nothing writes to them meanwhile is not enforced: another handle of the
-    // same memory could. In-place operations here are on tensors of their function's own only.
-    unsafe { slice::from_raw_parts(start, tensor.numel()) }
-}
-
-/// Where the numbers of a contiguous CPU tensor start; never null.
-fn data<T>(tensor: &Tensor) -> *mut T {
-    assert_eq!(tensor.device(), Device::Cpu);
-    assert!(tensor.is_contiguous());
-    assert_eq!(tensor.kind().elt_size_in_bytes(), size_of::<T>());
-    if tensor.numel() == 0 {
-        return ptr::dangling_mut();
-    }
-    let start = tensor.data_ptr().cast::<T>();
-    assert!(!start.is_null() && start.is_aligned());
-    start
-}
-
-/// A float32 tensor on the CPU in memory that no other handle knows, so that it may be written as a slice.
-#[derive(Debug)]
-pub struct Exclusive(Tensor);
-
-impl Exclusive {
-    /// Zeros in a shape.
-    pub fn zeros(shape: &[usize]) -> Result<Self, Error> {
-        let options = (Kind::Float, Device::Cpu);
-        Ok(Self(Tensor::f_zeros(dims(shape), options)?))
-    }
-
-    /// The numbers, row-major.
-    pub fn numbers(&mut self) -> &mut [f32] {
-        let start = data::<f32>(&self.0);
-        // SAFETY: `data` found float32 numbers there, as many as the tensor has; they live as long as the handle, which
-        // is borrowed mutably and the only one.
-        unsafe { slice::from_raw_parts_mut(start, self.0.numel()) }
-    }
-
-    /// The tensor, which may be shared from now on.
-    pub fn into_tensor(self) -> Tensor {
-        self.0
     }
 }
 
@@ -253,15 +247,17 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_seen_where_they_lie() {
+    fn slices_are_the_values_where_they_lie() {
         let mut sums = Exclusive::zeros(&[2, 3]).unwrap();
-        sums.numbers()[4] = 2.5;
+        sums.values()[4] = 2.5;
         let tensor = sums.into_tensor();
-        assert!(matches!(numbers(&tensor.get(1)), Numbers::F32(row) if row == [0.0, 2.5, 0.0]));
-        let expected = [0.0, 2.5, 0.0].map(bf16::from_f32);
+        assert_eq!(f32_slice(&tensor.get(1)), [0.0, 2.5, 0.0]);
+        assert_eq!(f32_slice(&tensor.narrow(0, 0, 0)), [0.0; 0]);
         let rounded = tensor.to_kind(Kind::BFloat16);
-        assert!(matches!(numbers(&rounded.get(1)), Numbers::Bf16(row) if row == expected));
-        assert!(matches!(numbers(&tensor.narrow(0, 0, 0)), Numbers::F32([])));
+        assert_eq!(
+            bf16_slice(&rounded.get(1)),
+            [0.0, 2.5, 0.0].map(bf16::from_f32)
+        );
     }
 
     #[test]

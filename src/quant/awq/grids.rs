@@ -1,11 +1,11 @@
-//! [`Grid`](crate::quant::Grid) for many groups at once, as tensor operations on any device.
+//! [`Grid`] for many groups at once, as tensor operations on any device.
 
 use tch::{Kind, TchError, Tensor};
 
-use crate::quant::Scheme;
+use crate::quant::{Grid, Scheme};
 
 /// The same bounds of the stored scale as in `Grid`: the test below compares all of it.
-const SCALE_BOUNDS: (f64, f64) = (1.0 / (1 << 22) as f64, 65504.0);
+const SCALE_BOUNDS: (f64, f64) = (Grid::MIN_SCALE as f64, 65504.0);
 
 /// One scale and zero point a group. `code` stands for `(code - zero_point) * scale`.
 pub(super) struct Grids {
@@ -80,7 +80,7 @@ mod tests {
     use tch::Device;
 
     use super::*;
-    use crate::quant::{Grid, GroupSize};
+    use crate::quant::GroupSize;
 
     #[test]
     fn every_value_equals_the_scalar_grid() {

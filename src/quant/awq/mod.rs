@@ -10,13 +10,13 @@
 //! input, [`quantize`] makes the codes. Folding `s` into the operation before the linears is the caller's.
 
 mod grids;
+mod ranges;
 mod rounding;
 mod scale;
 
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
-use super::{Error, InputStats, QuantizedLinear, Scheme, output_error};
-use rounding::Rounding;
+use super::{Error, InputStats, QuantizedLinear, Scheme};
 
 pub use scale::{ScaleSearch, scale_stats, search_scale};
 
@@ -24,7 +24,7 @@ pub use scale::{ScaleSearch, scale_stats, search_scale};
 #[derive(Debug)]
 pub struct Solved {
     pub quantized: QuantizedLinear,
-    /// [`output_error`] of the codes.
+    /// [`output_error`](super::output_error) of the codes.
     pub loss: f64,
     /// The same with grids that cover all weights.
     pub loss_unclipped: f64,
@@ -44,19 +44,18 @@ pub fn quantize(
     clip: bool,
 ) -> Result<Solved, Error> {
     let weight = place(weight_scaled, stats_scaled)?;
-    let mut rounding = Rounding::covering(&weight, scheme)?;
-    let loss_unclipped = output_error(&rounding.delta, stats_scaled)?;
+    let identity = [vec![1.0; weight.size2()?.1 as usize]];
+    let sweeps = if clip { ranges::SWEEPS } else { &[] };
+    let found = ranges::search(&weight, &identity, &stats_scaled.gram, scheme, sweeps)?;
+    let found = &found[0];
+    let mean = |losses: &[f64]| losses.iter().sum::<f64>() / stats_scaled.n_tokens.max(1) as f64;
+    let loss_unclipped = mean(&found.loss_covering);
     if !loss_unclipped.is_finite() {
         return Err(not_finite(&[weight])?);
     }
-    let mut loss = loss_unclipped;
-    if clip {
-        rounding.search(&weight, &stats_scaled.gram, rounding::SWEEPS)?;
-        loss = output_error(&rounding.delta, stats_scaled)?;
-    }
     Ok(Solved {
-        quantized: rounding.codes(&weight)?,
-        loss,
+        quantized: ranges::codes(&weight, found, scheme)?,
+        loss: mean(&found.loss),
         loss_unclipped,
     })
 }
@@ -83,14 +82,6 @@ fn group_columns(scheme: Scheme, in_features: i64) -> i64 {
     columns
 }
 
-/// Elements worked on at a time: on a CPU a tensor of them and what is made of it stay in the cores' own caches.
-fn chunk_elements(device: Device) -> i64 {
-    match device {
-        Device::Cpu => i64::from(tch::get_num_threads()) << 17,
-        _ => 1 << 26,
-    }
-}
-
 /// How many numbers in `weights` are not finite, as an error.
 fn not_finite(weights: &[Tensor]) -> Result<Error, Error> {
     let mut count = 0;
@@ -107,8 +98,10 @@ fn not_finite(weights: &[Tensor]) -> Result<Error, Error> {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, clippy::float_cmp, reason = "tests")]
 mod tests {
+    use tch::Device;
+
     use super::*;
-    use crate::quant::{GroupSize, InputSums, rtn};
+    use crate::quant::{GroupSize, InputSums, output_error, rtn};
     use crate::tensor::{from_bytes, from_f32, to_f32};
 
     /// `rows * columns` numbers of about a normal distribution, the same for the same seed on every machine.

@@ -1,21 +1,18 @@
-//! The range that each group's grid covers, searched to lower the error of the output.
+//! The search for ranges as tensor operations, for devices that [`crate::kernels`] does not run on.
 //!
-//! The published search cuts each group at a fraction of its largest absolute weight, on both sides alike, and looks at
-//! one group alone: only the diagonal block of the Gram matrix counts. Here the two ends move apart from each other, outwards too,
-//! and the whole matrix counts: groups are taken in turn, and each minimises the error of its row given the present
-//! rounding of the other groups, so that no step raises it. Rows do not depend on each other: many take each step at once.
+//! Rows do not depend on each other: many take each step at once.
 
-use rayon::prelude::*;
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
-use crate::quant::{Error, Grid, QuantizedLinear, Scheme};
+use crate::kernels::ranges::Ranges;
+use crate::quant::{Error, Scheme};
 use crate::tensor::to_f32;
 
 use super::grids::Grids;
-use super::{chunk_elements, group_columns};
+use super::group_columns;
 
-/// What each sweep over the groups tries to multiply every end of a range by: coarse steps first.
-pub(super) const SWEEPS: &[&[f64]] = &[&[0.85], &[0.92, 1.08], &[0.95, 1.05], &[0.97, 1.03]];
+/// Elements worked on at a time.
+const CHUNK_ELEMENTS: i64 = 1 << 26;
 
 /// The ranges of all groups of a weight, and the error that rounding with their grids makes.
 pub(super) struct Rounding {
@@ -24,12 +21,39 @@ pub(super) struct Rounding {
     min: Tensor,
     max: Tensor,
     /// `[out, in]`: what rounding adds to the weight.
-    pub(super) delta: Tensor,
+    delta: Tensor,
 }
 
 impl Rounding {
+    /// What [`kernels::ranges::search`](crate::kernels::ranges::search) does, with one scale that is in `weight` (`[rows, in]`
+    /// float32, contiguous) and `gram` (`[in, in]` float32) already.
+    pub(super) fn search_all(
+        weight: &Tensor,
+        gram: &Tensor,
+        scheme: Scheme,
+        sweeps: &[&[f32]],
+    ) -> Result<Ranges, Error> {
+        let mut found = Ranges::default();
+        for rows in weight.f_split((CHUNK_ELEMENTS / weight.size2()?.1).max(1), 0)? {
+            let mut rounding = Self::covering(&rows, scheme)?;
+            found.loss_covering.extend(rounding.losses(gram)?);
+            rounding.search(&rows, gram, sweeps)?;
+            found.loss.extend(rounding.losses(gram)?);
+            found.min.extend(to_f32(&rounding.min)?);
+            found.max.extend(to_f32(&rounding.max)?);
+        }
+        Ok(found)
+    }
+
+    /// `Δ G Δᵀ` of each row.
+    fn losses(&self, gram: &Tensor) -> Result<Vec<f64>, Error> {
+        let product = self.delta.f_mm(gram)?.f_mul_(&self.delta)?;
+        let losses = product.f_sum_dim_intlist(1, false, Kind::Double)?;
+        Ok(Vec::try_from(losses)?)
+    }
+
     /// Ranges that cover all of `weight` (`[out, in]` float32, contiguous).
-    pub(super) fn covering(weight: &Tensor, scheme: Scheme) -> Result<Self, Error> {
+    fn covering(weight: &Tensor, scheme: Scheme) -> Result<Self, Error> {
         let (out_features, in_features) = weight.size2()?;
         let columns = group_columns(scheme, in_features);
         let grouped = weight.f_view([out_features, in_features / columns, columns])?;
@@ -52,32 +76,13 @@ impl Rounding {
     }
 
     /// Moves the ranges to lower `tr(Δ G Δᵀ)`, G the Gram matrix `[in, in]`.
-    pub(super) fn search(
-        &mut self,
-        weight: &Tensor,
-        gram: &Tensor,
-        sweeps: &[&[f64]],
-    ) -> Result<(), Error> {
-        let (out_features, in_features) = weight.size2()?;
+    fn search(&mut self, weight: &Tensor, gram: &Tensor, sweeps: &[&[f32]]) -> Result<(), Error> {
+        let in_features = weight.size2()?.1;
         let columns = group_columns(self.scheme, in_features);
-        let chunk = (chunk_elements(weight.device()) / columns).max(1);
-        let mut start = 0;
-        while start < out_features {
-            let len = chunk.min(out_features - start);
-            let rows = |tensor: &Tensor| tensor.f_narrow(0, start, len);
-            let mut chunk = Self {
-                scheme: self.scheme,
-                min: rows(&self.min)?,
-                max: rows(&self.max)?,
-                delta: rows(&self.delta)?,
-            };
-            let weight = rows(weight)?;
-            for factors in sweeps {
-                for group in 0..in_features / columns {
-                    chunk.improve(group, columns, factors, &weight, gram)?;
-                }
+        for factors in sweeps {
+            for group in 0..in_features / columns {
+                self.improve(group, columns, factors, weight, gram)?;
             }
-            start += len;
         }
         Ok(())
     }
@@ -87,7 +92,7 @@ impl Rounding {
         &mut self,
         group: i64,
         columns: i64,
-        factors: &[f64],
+        factors: &[f32],
         weight: &Tensor,
         gram: &Tensor,
     ) -> Result<(), Error> {
@@ -116,7 +121,7 @@ impl Rounding {
         let movable = if self.scheme.symmetric { 1..2 } else { 0..2 };
         for factor in factors {
             for end in movable.clone() {
-                let moved = ends[end].f_mul_scalar(*factor)?;
+                let moved = ends[end].f_mul_scalar(f64::from(*factor))?;
                 let grids = match end {
                     0 => Grids::from_range(&moved, &ends[1], self.scheme)?,
                     _ => Grids::from_range(&ends[0], &moved, self.scheme)?,
@@ -132,36 +137,5 @@ impl Rounding {
         }
         slot.f_copy_(&delta)?;
         Ok(())
-    }
-
-    /// The codes of `weight`, on the host.
-    pub(super) fn codes(&self, weight: &Tensor) -> Result<QuantizedLinear, Error> {
-        let (out_features, in_features) = weight.size2()?;
-        let columns = group_columns(self.scheme, in_features) as usize;
-        let (min, max) = (to_f32(&self.min)?, to_f32(&self.max)?);
-        let grids: Vec<Grid> = (min.iter().zip(&max))
-            .map(|(&min, &max)| Grid::from_range(min, max, self.scheme))
-            .collect();
-        let weight = to_f32(weight)?;
-        let mut codes = vec![0; weight.len()];
-        (
-            codes.par_chunks_mut(columns),
-            weight.par_chunks(columns),
-            &grids,
-        )
-            .into_par_iter()
-            .for_each(|(codes, weights, grid)| {
-                for (code, &weight) in codes.iter_mut().zip(weights) {
-                    *code = grid.code(weight);
-                }
-            });
-        Ok(QuantizedLinear::new(
-            out_features as usize,
-            in_features as usize,
-            self.scheme,
-            codes,
-            &grids,
-            None,
-        ))
     }
 }

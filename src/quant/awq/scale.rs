@@ -7,11 +7,11 @@
 
 use tch::{Kind, Tensor};
 
-use crate::quant::{Error, InputStats, Scheme, output_error};
+use crate::kernels::ranges::Ranges;
+use crate::quant::{Error, InputStats, Scheme};
 use crate::tensor::{from_f32, to_f32};
 
-use super::rounding::{Rounding, SWEEPS};
-use super::{chunk_elements, group_columns, not_finite, place};
+use super::{group_columns, not_finite, place, ranges};
 
 /// How many scales are tried.
 struct Plan {
@@ -33,8 +33,10 @@ const CLIP_PLAN: Plan = Plan {
 };
 /// Rows of each linear that are tried with clipping: about so many, where it has as many.
 const CLIP_ROWS: i64 = 128;
-/// Sweeps of the search for ranges in such a trial.
-const CLIP_SWEEPS: usize = 2;
+/// The search for ranges in such a trial.
+const CLIP_SWEEPS: &[&[f32]] = &[&[0.85], &[0.92, 1.08]];
+/// Elements of a weight that a statistic of it is made from at a time.
+const CHUNK_ELEMENTS: i64 = 1 << 20;
 /// Smallest scale before normalisation, as published.
 const MIN_CHANNEL_SCALE: f32 = 1e-4;
 
@@ -47,7 +49,8 @@ pub struct ScaleSearch {
     pub activation_exponent: f32,
     /// Exponent of the mean relative weight: `1 - activation_exponent` on AutoAWQ's grid.
     pub weight_exponent: f32,
-    /// [`output_error`] of the rounded linears together, with this scale; with `clip` an estimate, from some rows and a short search.
+    /// [`output_error`](crate::quant::output_error) of the rounded linears together, with this scale; with `clip` an
+    /// estimate, from some rows and a short search.
     pub loss: f64,
     /// The same without a scale. Never below `loss`.
     pub loss_identity: f64,
@@ -73,44 +76,40 @@ pub fn search_scale(
 ) -> Result<ScaleSearch, Error> {
     let objective = Objective::new(weights, stats, scheme, clip)?;
     let family = Family::new(weights, stats, scheme, tie)?;
-    let identity = vec![1.0; family.activation.len()];
-    let loss_identity = objective.loss(&identity)?;
-    if !loss_identity.is_finite() {
-        return Err(not_finite(weights)?);
-    }
     let mut best = ScaleSearch {
-        channel_scale: identity,
+        channel_scale: Vec::new(),
         activation_exponent: 0.0,
         weight_exponent: 0.0,
-        loss: loss_identity,
-        loss_identity,
+        loss: f64::INFINITY,
+        loss_identity: f64::INFINITY,
     };
-    let consider = |best: &mut ScaleSearch, a: f32, b: f32| -> Result<(), Error> {
-        let channel_scale = family.scale(a, b);
-        let loss = objective.loss(&channel_scale)?;
-        if loss < best.loss {
-            *best = ScaleSearch {
-                channel_scale,
-                activation_exponent: a,
-                weight_exponent: b,
-                loss,
-                loss_identity,
-            };
-        }
-        Ok(())
-    };
-    let plan = if clip { CLIP_PLAN } else { PLAIN_PLAN };
-    for step in 0..plan.grid_steps {
-        let ratio = f32::from(step) / f32::from(plan.grid_steps);
-        consider(&mut best, ratio, 1.0 - ratio)?;
-    }
-    for &step in plan.refinement {
-        for (da, db) in [(step, 0.0), (-step, 0.0), (0.0, step), (0.0, -step)] {
-            let (a, b) = (best.activation_exponent + da, best.weight_exponent + db);
-            if a >= 0.0 && b >= 0.0 {
-                consider(&mut best, a, b)?;
+    // All points of a step at once: they share the work on the Gram matrix, and the threads.
+    let consider = |best: &mut ScaleSearch, points: &[(f32, f32)]| -> Result<Vec<f64>, Error> {
+        let scales: Vec<_> = points.iter().map(|&(a, b)| family.scale(a, b)).collect();
+        let losses = objective.losses(&scales)?;
+        for ((&(a, b), channel_scale), &loss) in points.iter().zip(scales).zip(&losses) {
+            if loss < best.loss {
+                best.channel_scale = channel_scale;
+                best.activation_exponent = a;
+                best.weight_exponent = b;
+                best.loss = loss;
             }
         }
+        Ok(losses)
+    };
+    let plan = if clip { CLIP_PLAN } else { PLAIN_PLAN };
+    let ratios = (0..plan.grid_steps).map(|step| f32::from(step) / f32::from(plan.grid_steps));
+    // The identity first: it is kept where nothing is better.
+    let line = std::iter::once((0.0, 0.0)).chain(ratios.map(|ratio| (ratio, 1.0 - ratio)));
+    best.loss_identity = consider(&mut best, &line.collect::<Vec<_>>())?[0];
+    if !best.loss_identity.is_finite() {
+        return Err(not_finite(weights)?);
+    }
+    for &step in plan.refinement {
+        let (a, b) = (best.activation_exponent, best.weight_exponent);
+        let mut points = vec![(a + step, b), (a - step, b), (a, b + step), (a, b - step)];
+        points.retain(|&(a, b)| a >= 0.0 && b >= 0.0);
+        consider(&mut best, &points)?;
     }
     Ok(best)
 }
@@ -156,8 +155,12 @@ impl Family {
         Ok(Self { activation, weight })
     }
 
-    /// `x̄^a / (w̄^b + 1e-4)`, at least 1e-4, divided by the geometric mean of its extremes; 1 for channels without activation.
+    /// `x̄^a / (w̄^b + 1e-4)`, at least 1e-4, divided by the geometric mean of its extremes; 1 for channels without
+    /// activation. All 1 where both exponents are 0.
     fn scale(&self, a: f32, b: f32) -> Vec<f32> {
+        if a == 0.0 && b == 0.0 {
+            return vec![1.0; self.activation.len()];
+        }
         let mut scale: Vec<f32> = self
             .activation
             .iter()
@@ -191,7 +194,7 @@ fn relative_magnitude(
     let mut sum = vec![0f64; in_features];
     let mut n_rows = 0;
     for weight in weights {
-        for rows in weight.f_split(chunk_rows(weight), 0)? {
+        for rows in weight.f_split((CHUNK_ELEMENTS / in_features as i64).max(1), 0)? {
             let magnitude = rows
                 .f_abs()?
                 .f_view([-1, in_features as i64 / columns, columns])?;
@@ -227,32 +230,13 @@ fn average_classes(values: &mut [f32], classes: &[usize]) {
 
 /// The loss that the search minimises.
 struct Objective<'a> {
-    samples: Vec<Sample>,
+    /// `[rows, in]`: rows of all the linears, on the device of the statistics.
+    sample: Tensor,
+    /// How many rows of its linear each of them stands for.
+    shares: Vec<f64>,
     stats: &'a InputStats,
     scheme: Scheme,
-    clip: bool,
-}
-
-/// The rows of a linear that the search looks at.
-struct Sample {
-    /// `[rows, in]`.
-    weight: Tensor,
-    /// How many of the linear's rows each of them stands for.
-    share: f64,
-}
-
-impl Sample {
-    fn new(weight: &Tensor, stats: &InputStats, clip: bool) -> Result<Self, Error> {
-        let out_features = weight.size()[0];
-        // An odd step: heads have an even number of rows, which must not be met at the same place in each.
-        let step = match out_features / CLIP_ROWS {
-            step if clip && step > 1 => step - (1 - step % 2),
-            _ => 1,
-        };
-        let weight = place(&weight.f_slice(0, None, None, step)?, stats)?;
-        let share = out_features as f64 / weight.size()[0] as f64;
-        Ok(Self { weight, share })
-    }
+    sweeps: &'static [&'static [f32]],
 }
 
 impl<'a> Objective<'a> {
@@ -262,43 +246,46 @@ impl<'a> Objective<'a> {
         scheme: Scheme,
         clip: bool,
     ) -> Result<Self, Error> {
-        let samples = weights
-            .iter()
-            .map(|weight| Sample::new(weight, stats, clip));
+        let mut shares = Vec::new();
+        let mut samples = Vec::new();
+        for weight in weights {
+            let out_features = weight.size()[0];
+            // An odd step: heads have an even number of rows, which must not be met at the same place in each.
+            let step = match out_features / CLIP_ROWS {
+                step if clip && step > 1 => step - (1 - step % 2),
+                _ => 1,
+            };
+            let sample = place(&weight.f_slice(0, None, None, step)?, stats)?;
+            let n_rows = sample.size()[0] as usize;
+            shares.extend(std::iter::repeat_n(
+                out_features as f64 / n_rows as f64,
+                n_rows,
+            ));
+            samples.push(sample);
+        }
         Ok(Self {
-            samples: samples.collect::<Result<_, _>>()?,
+            sample: Tensor::f_cat(&samples, 0)?,
+            shares,
             stats,
             scheme,
-            clip,
+            sweeps: if clip { CLIP_SWEEPS } else { &[] },
         })
     }
 
-    /// `Σ tr(ΔW G ΔWᵀ) / n_tokens` over the linears, `ΔW = Q(W·s)/s − W`.
-    fn loss(&self, channel_scale: &[f32]) -> Result<f64, Error> {
-        let scale = from_f32(channel_scale, &[channel_scale.len()])?
-            .f_to_device(self.stats.gram.device())?;
-        let scaled_stats = if self.clip {
-            Some(scale_stats(self.stats, channel_scale)?)
-        } else {
-            None
+    /// `Σ tr(ΔW G ΔWᵀ) / n_tokens` over the linears, `ΔW = Q(W·s)/s − W`, for each scale `s`.
+    fn losses(&self, channel_scales: &[Vec<f32>]) -> Result<Vec<f64>, Error> {
+        let found = ranges::search(
+            &self.sample,
+            channel_scales,
+            &self.stats.gram,
+            self.scheme,
+            self.sweeps,
+        )?;
+        let n_tokens = self.stats.n_tokens.max(1) as f64;
+        let loss = |found: Ranges| {
+            let losses = found.loss.iter().zip(&self.shares);
+            losses.map(|(loss, share)| loss * share).sum::<f64>() / n_tokens
         };
-        let mut loss = 0.0;
-        for Sample { weight, share } in &self.samples {
-            for rows in weight.f_split(chunk_rows(weight), 0)? {
-                let scaled = rows.f_mul(&scale)?;
-                let mut rounding = Rounding::covering(&scaled, self.scheme)?;
-                if let Some(scaled_stats) = &scaled_stats {
-                    rounding.search(&scaled, &scaled_stats.gram, &SWEEPS[..CLIP_SWEEPS])?;
-                }
-                let _ = rounding.delta.f_div_(&scale)?;
-                loss += output_error(&rounding.delta, self.stats)? * share;
-            }
-        }
-        Ok(loss)
+        Ok(found.into_iter().map(loss).collect())
     }
-}
-
-/// Rows of `weight` to work on at a time.
-fn chunk_rows(weight: &Tensor) -> i64 {
-    (chunk_elements(weight.device()) / weight.size()[1]).max(1)
 }

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::Settings;
 use super::order::Order;
+use crate::kernels::Vectorized;
 use crate::quant::{Grid, Scheme};
 
 /// Width of the chunks in which a row is updated.
@@ -23,40 +24,52 @@ pub(super) struct Block<'a> {
     pub settings: &'a Settings,
 }
 
-impl Block<'_> {
-    /// Rounds one row of the block, and returns its part of `tr(ΔW G ΔWᵀ)`.
-    ///
-    /// `row` holds the weights from the block's start to the end of the last group that starts in it, with all updates
-    /// so far; `original` holds the block's weights without any. `errors` (one a position) receives
-    /// `(rounded - weight) / U_jj`, `grids` (one a group) the grids of the groups that start here, and `codes` (one a
-    /// column of the whole row) the codes.
-    pub fn solve_row(
-        &self,
-        row: &mut [f32],
-        original: &[f32],
-        errors: &mut [f32],
-        grids: &mut [Grid],
-        codes: &mut [u8],
-    ) -> f64 {
-        let (start, len) = (self.positions.start, self.positions.len());
+/// One row of a block. Running it rounds the row, and returns its part of `tr(ΔW G ΔWᵀ)`.
+pub(super) struct Row<'a> {
+    pub block: &'a Block<'a>,
+    /// The weights from the block's start to the end of the last group that starts in it, with all updates so far.
+    pub weights: &'a mut [f32],
+    /// The block's weights without any update.
+    pub original: &'a [f32],
+    /// One a position: receives `(rounded - weight) / U_jj`.
+    pub errors: &'a mut [f32],
+    /// One a group: receives the grids of the groups that start here.
+    pub grids: &'a mut [Grid],
+    /// One a column of the whole row: receives the codes.
+    pub codes: &'a mut [u8],
+}
+
+impl Vectorized for Row<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run(self) -> f64 {
+        let Self {
+            block,
+            weights: row,
+            original,
+            errors,
+            grids,
+            codes,
+        } = self;
+        let (start, len) = (block.positions.start, block.positions.len());
         let mut loss = 0.0;
-        for (i, upper) in self.upper.chunks_exact(len).enumerate() {
+        for (i, upper) in block.upper.chunks_exact(len).enumerate() {
             let position = start + i;
-            let grid = &mut grids[self.order.groups[position]];
-            if let Some(group) = self.order.group_starting_at(position) {
+            let grid = &mut grids[block.order.groups[position]];
+            if let Some(group) = block.order.group_starting_at(position) {
                 let weights = &row[i..group.end - start];
-                *grid = self
-                    .settings
-                    .fit(weights, &self.importance[group], self.scheme);
+                let importance = &block.importance[group];
+                *grid = block.settings.fit(weights, importance, block.scheme);
             }
             let (code, value) = grid.round(row[i]);
-            codes[self.order.columns[position]] = code;
+            codes[block.order.columns[position]] = code;
             // The reciprocal does not wait for the row, as a division of the difference would.
             let error = (value - row[i]) * (1.0 / upper[i]);
             errors[i] = error;
             // The squared errors sum up to tr(ΔW (G + damping·I) ΔWᵀ): the damping's part is not the output's.
             let change = f64::from(value - original[i]);
-            loss += f64::from(error) * f64::from(error) - self.damping * change * change;
+            loss += f64::from(error) * f64::from(error) - block.damping * change * change;
             // From the start of a chunk: the columns before this one are done with, and U is 0 there.
             let from = i / LANES * LANES;
             add_scaled(&mut row[from..len], error, &upper[from..]);
@@ -66,7 +79,7 @@ impl Block<'_> {
 }
 
 /// `target += factor * source`.
-#[inline]
+#[inline(always)]
 fn add_scaled(target: &mut [f32], factor: f32, source: &[f32]) {
     let (target, target_tail) = target.as_chunks_mut::<LANES>();
     let (source, source_tail) = source.as_chunks::<LANES>();

@@ -19,8 +19,9 @@ pub use factor::Factor;
 pub use order::ActOrder;
 
 use super::{Error, Grid, QuantizedLinear, Scheme};
+use crate::kernels::{self, vectorized};
 use crate::tensor;
-use block::Block;
+use block::{Block, Row};
 
 /// How to solve.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -44,12 +45,14 @@ pub enum GridFit {
 
 impl Settings {
     /// The grid of one group; an error of 1 in a weight costs its `importance`.
+    #[inline(always)]
     fn fit(&self, weights: &[f32], importance: &[f32], scheme: Scheme) -> Grid {
-        let search = |full_range| Grid::searched(weights, importance, scheme, full_range);
+        let full_range = self.grid_fit == GridFit::SearchFullRange;
         match self.grid_fit {
             GridFit::Cover => Grid::covering(weights.iter().copied(), scheme),
-            GridFit::Search => search(false),
-            GridFit::SearchFullRange => search(true),
+            GridFit::Search | GridFit::SearchFullRange => {
+                Grid::searched(weights, importance, scheme, full_range)
+            }
         }
     }
 }
@@ -90,6 +93,7 @@ pub fn solve(
     } else {
         grids_of_groups(&weight, factor, scheme, settings)?
     };
+    let set = kernels::chosen();
     let mut codes = vec![0; out_features * in_features];
     let originals = tensor::to_f32(&current)?;
     let mut loss = 0.0;
@@ -117,7 +121,15 @@ pub fn solve(
             .zip(grids.par_chunks_mut(n_groups))
             .zip(codes.par_chunks_mut(in_features))
             .map(|((((row, original), errors), grids), codes)| {
-                block.solve_row(row, &original[positions.clone()], errors, grids, codes)
+                let row = Row {
+                    block: &block,
+                    weights: row,
+                    original: &original[positions.clone()],
+                    errors,
+                    grids,
+                    codes,
+                };
+                vectorized(set, row)
             })
             .collect();
         // Summed in the order of rows, so that the result does not depend on the threads.
