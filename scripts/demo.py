@@ -53,9 +53,10 @@ def main():
         directories[name] = args.model / name
         run(args.nibble, *options, *CALIBRATION, "--overwrite", args.model)
 
+    measured = run(args.nibble, "eval", *directories.values(), "--reference", args.model, "--json", capture=True)
     rows, texts = [], {}
-    for name, directory in directories.items():
-        quality = json.loads(run(args.nibble, "eval", directory, "--reference", args.model, "--json", capture=True))
+    for (name, directory), line in zip(directories.items(), measured.splitlines()):
+        quality = json.loads(line)
         texts[name] = run(args.nibble, "generate", directory, "--prompt", PROMPT, "--max-tokens", "48", capture=True).strip()
         cost = ["-", "-", "-"]
         if directory != args.model:

@@ -176,8 +176,9 @@ pub struct ComputeArgs {
 
 #[derive(Debug, Clone, Args)]
 pub struct EvalArgs {
-    /// Model directory, plain or quantized
-    pub model: PathBuf,
+    /// Model directories, plain or quantized; several are measured on the same windows
+    #[arg(required = true, value_name = "MODEL")]
+    pub models: Vec<PathBuf>,
     /// The original to compare with: adds KL divergence and top-1 agreement
     #[arg(long, value_name = "DIR")]
     pub reference: Option<PathBuf>,
@@ -190,7 +191,7 @@ pub struct EvalArgs {
     /// Tokens in a window
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub seq_len: usize,
-    /// Print one JSON object instead of a table
+    /// Print a JSON object a model instead of a table
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]

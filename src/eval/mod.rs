@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde::Serialize;
 use tch::{Kind, Tensor};
 
-use crate::model::{Compute, Layer, State};
+use crate::model::{Compute, Head, Layer, State};
 use crate::weights::ModelDir;
 
 /// Positions whose logits are held at a time: the vocabulary may be large.
@@ -29,32 +29,51 @@ pub struct Evaluation {
     pub tokens: usize,
 }
 
-/// Measures `model` on `windows` of token ids, and compares it with `reference` where there is one.
+/// What a model predicts for some windows, up to its output projection.
+pub struct Predictions {
+    /// The residual stream after the last layer, `[windows, seq_len, hidden]`, on the host.
+    hidden: Tensor,
+    head: Head,
+}
+
+impl Predictions {
+    /// Runs `model` on `windows` of token ids, all of one length.
+    pub fn new(model: &ModelDir, compute: Compute, windows: &[Vec<u32>]) -> Result<Self> {
+        Ok(Self {
+            hidden: final_hidden(model, compute, windows)?,
+            head: model.model.head(model, compute)?,
+        })
+    }
+
+    /// Logarithms of the next token's probabilities, `[len, vocab]` float32, at the positions from `first` of a window.
+    fn log_probs(
+        &self,
+        compute: Compute,
+        window: usize,
+        first: usize,
+        len: usize,
+    ) -> Result<Tensor> {
+        let hidden = self.hidden.f_get(window as i64)?;
+        let hidden = hidden.f_narrow(0, first as i64, len as i64)?;
+        let logits = self.head.logits(&hidden.f_to_device(compute.device)?)?;
+        Ok(logits
+            .f_to_kind(Kind::Float)?
+            .f_log_softmax(-1, Kind::Float)?)
+    }
+}
+
+/// Measures `model` on the `windows` that it was run on, and compares it with the `original` on the same ones.
 pub fn evaluate(
-    model: &ModelDir,
-    reference: Option<&ModelDir>,
+    model: &Predictions,
+    original: Option<&Predictions>,
     compute: Compute,
     windows: &[Vec<u32>],
 ) -> Result<Evaluation> {
-    let hidden = final_hidden(model, compute, windows)?;
-    let head = model.model.head(model, compute)?;
-    let original = match reference {
-        Some(original) => Some((
-            final_hidden(original, compute, windows)?,
-            original.model.head(original, compute)?,
-        )),
-        None => None,
-    };
     let mut sums = Sums::default();
     for (index, window) in windows.iter().enumerate() {
         let n_targets = window.len() - 1;
         for first in (0..n_targets).step_by(POSITIONS_PER_CHUNK) {
             let len = POSITIONS_PER_CHUNK.min(n_targets - first);
-            let chunk = |hidden: &Tensor| {
-                hidden
-                    .f_get(index as i64)?
-                    .f_narrow(0, first as i64, len as i64)
-            };
             let targets: Vec<i64> = window[first + 1..][..len]
                 .iter()
                 .map(|&id| i64::from(id))
@@ -62,13 +81,11 @@ pub fn evaluate(
             let targets = Tensor::f_from_slice(&targets)?
                 .f_to_device(compute.device)?
                 .f_unsqueeze(1)?;
-            let log_probs =
-                log_softmax(&head.logits(&chunk(&hidden)?.f_to_device(compute.device)?)?)?;
+            let log_probs = model.log_probs(compute, index, first, len)?;
             sums.nll -= sum(&log_probs.f_gather(1, &targets, false)?)?;
             sums.n += len;
-            if let Some((hidden, head)) = &original {
-                let expected =
-                    log_softmax(&head.logits(&chunk(hidden)?.f_to_device(compute.device)?)?)?;
+            if let Some(original) = original {
+                let expected = original.log_probs(compute, index, first, len)?;
                 sums.reference_nll -= sum(&expected.f_gather(1, &targets, false)?)?;
                 let same = expected
                     .f_argmax(-1, false)?
@@ -97,12 +114,6 @@ struct Sums {
     kl: f64,
     same: f64,
     n: usize,
-}
-
-fn log_softmax(logits: &Tensor) -> Result<Tensor> {
-    Ok(logits
-        .f_to_kind(Kind::Float)?
-        .f_log_softmax(-1, Kind::Float)?)
 }
 
 fn sum(values: &Tensor) -> Result<f64> {
