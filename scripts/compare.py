@@ -75,9 +75,8 @@ def run(args, job, program, model, calibration):
     return measured
 
 
-def compare(args, job, programs, model, calibration):
+def compare(args, job, programs, tiny, model, calibration):
     """Prints the job's rows; returns whether all programs did it."""
-    tiny = synthetic(*TINY, args.model)
     runs = {program: [] for program in programs if run(args, job, program, tiny, TINY_CALIBRATION)}
     for _ in range(args.runs):
         for program in list(runs):
@@ -127,17 +126,21 @@ def main():
     if not any(jobs.values()):
         raise SystemExit(f"compare: no job and peer contains {args.only!r}")
 
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
     args.model = model = args.model.resolve()
     calibration = CALIBRATION
+    tiny = synthetic(*TINY, model)
+    if args.synthetic:
+        model, calibration = synthetic(*args.synthetic[:2], model), args.synthetic[2:]
     for peer in sorted({peer for peers in jobs.values() for peer in peers}):
         python_of(peer)
-    if args.synthetic:
-        model, calibration = synthetic(*args.synthetic[:2], args.model), args.synthetic[2:]
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    # The peers have packages of their own, and would compile them anew in each run.
+    for name in ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE"):
+        os.environ.pop(name, None)
     print(f"{model.name}, 4 bits, groups of {GROUP_SIZE}, {calibration[0]} windows of {calibration[1]} tokens")
     print(f"{'job':5} {'program':14} {'seconds':>9} {'spread':>7} {'CPU s':>9} {'peak RAM':>11}  as multiples of nibble's",
           flush=True)
-    results = [compare(args, job, ["nibble", *peers], model, calibration) for job, peers in jobs.items() if peers]
+    results = [compare(args, job, ["nibble", *peers], tiny, model, calibration) for job, peers in jobs.items() if peers]
     if not all(results):
         raise SystemExit("compare: a program failed; its last words are above")
 

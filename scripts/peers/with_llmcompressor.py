@@ -10,7 +10,8 @@ def recipe(method, group_size):
     from llmcompressor.modifiers.quantization import QuantizationModifier
     from llmcompressor.modifiers.transform.awq import AWQModifier
 
-    weights = {"num_bits": job.BITS, "type": "int", "strategy": "group", "group_size": group_size, "symmetric": method == "gptq"}
+    weights = {"num_bits": job.BITS, "type": "int", "symmetric": method == "gptq", "strategy": "group",
+               "group_size": group_size}
     scheme = {"ignore": ["lm_head"], "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}}}
     return [GPTQModifier(**scheme)] if method == "gptq" else [AWQModifier(), QuantizationModifier(**scheme)]
 
