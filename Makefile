@@ -14,7 +14,7 @@ WITH_TOOLS = PYTHONPATH=$(TOOLS) PYTHONDONTWRITEBYTECODE=1 $(PYTHON)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_ROOT_USER_ACTION = ignore
 
-.PHONY: build demo test lint bench golden clients libtorch model prerequisites clean
+.PHONY: build demo test lint bench compare golden clients libtorch model prerequisites clean
 
 build: libtorch
 	cargo build $(CARGO_FLAGS)
@@ -33,6 +33,10 @@ lint: libtorch
 
 bench: build model $(TOOLS)/ready
 	$(WITH_TOOLS) scripts/bench.py --nibble $(NIBBLE) $(MODEL)
+
+# Measures Nibble side by side with GPTQModel, LLM Compressor and AutoAWQ; the first run fetches several GB.
+compare: build model $(TOOLS)/ready
+	$(WITH_TOOLS) scripts/compare.py --nibble $(NIBBLE) $(MODEL)
 
 # Makes the golden files again with the pinned reference implementations; fails if they differ from what is committed.
 golden: model

@@ -4,45 +4,16 @@
 //! loaded, once, before the first question, and only where there is a driver: without one it would cost a second and
 //! hundreds of megabytes for nothing.
 
+pub mod environment;
 pub mod memory;
 pub mod rates;
 pub mod vram;
 
 use std::ffi::CStr;
-use std::os::unix::process::CommandExt;
-use std::process::Command;
 use std::str::FromStr;
 use std::sync::OnceLock;
 
 use tch::{Cuda, Device, Kind};
-
-/// The environment variable that decides whether libtorch's threads spin or sleep while they wait for work.
-const WAIT_POLICY: &str = "OMP_WAIT_POLICY";
-
-/// Makes libtorch's threads sleep while they wait, unless the environment asks for something else.
-///
-/// Spinning costs a fifth more processor time on an idle machine, and most of the time on one that is shared or has a
-/// quota, as containers do. The OpenMP library reads its variable before `main` starts, so the program starts itself again
-/// with it; where that fails it goes on as it is.
-pub fn sleep_while_waiting() {
-    if std::env::var_os(WAIT_POLICY).is_some() {
-        return;
-    }
-    let mut args = std::env::args_os();
-    let name = args.next().unwrap_or_default();
-    match std::env::current_exe() {
-        Ok(program) => {
-            let mut again = Command::new(program);
-            let error = again
-                .arg0(name)
-                .args(args)
-                .env(WAIT_POLICY, "PASSIVE")
-                .exec();
-            tracing::debug!("cannot set {WAIT_POLICY}: {error}");
-        }
-        Err(error) => tracing::debug!("cannot set {WAIT_POLICY}: {error}"),
-    }
-}
 
 /// Gives libtorch and our own kernels the same number of threads; they never compute at the same time.
 ///
