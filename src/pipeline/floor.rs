@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::cli::settings::{Settings, Solver};
 use crate::device::rates::Rates;
 use crate::model::{Mix, Model, Role};
+use crate::quant::awq;
 use crate::report::Phase;
 
 use super::Times;
@@ -58,7 +59,10 @@ impl Work {
                     // A Cholesky factor and its inverse, a third of a cube each; in the loop half of the columns change
                     // for each one.
                     Solver::Gptq(_) => 2.0 / 3.0 * inp.powi(3) + weights * inp,
-                    Solver::Awq => awq_operations(weights, inp, settings),
+                    Solver::Awq => {
+                        let rows: Vec<usize> = shapes.iter().map(|&(out, _)| out).collect();
+                        awq::operations(&rows, shapes[0].1, settings.scheme)
+                    }
                 };
             if stage.mix == Mix::Attention {
                 let (width, _) = model.linear_shape(Role::Q);
@@ -141,15 +145,6 @@ fn attended(n_tokens: usize, limit: Option<usize>) -> f64 {
     let limit = limit.map_or(n_tokens, |limit| limit.min(n_tokens)) as f64;
     let n_tokens = n_tokens as f64;
     limit * (limit + 1.0) / 2.0 + (n_tokens - limit) * limit
-}
-
-/// The published search without its forward passes: the error `tr(ΔW G ΔWᵀ)` for 20 ratios, then 10 ranges measured on
-/// the diagonal blocks of G.
-fn awq_operations(weights: f64, inp: f64, settings: &Settings) -> f64 {
-    const RATIOS: f64 = 20.0;
-    const RANGES: f64 = 10.0;
-    let columns = settings.scheme.group_columns(inp as usize) as f64;
-    2.0 * weights * (RATIOS * inp + RANGES * columns)
 }
 
 #[cfg(test)]

@@ -60,6 +60,13 @@ pub fn quantize(
     })
 }
 
+/// Operations of [`search_scale`] and [`quantize`], both with clipping, for linears of these many rows that share an input.
+pub fn operations(out_features: &[usize], in_features: usize, scheme: Scheme) -> f64 {
+    let rows: usize = out_features.iter().sum();
+    scale::operations(out_features, in_features, scheme)
+        + rows as f64 * ranges::operations(in_features, scheme, ranges::SWEEPS)
+}
+
 /// `weight` as float32 on the device of `stats`, whose width it must have.
 fn place(weight: &Tensor, stats: &InputStats) -> Result<Tensor, Error> {
     assert_eq!(

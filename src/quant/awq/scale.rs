@@ -114,6 +114,25 @@ pub fn search_scale(
     Ok(best)
 }
 
+/// Multiplications and additions of [`search_scale`] with `clip`, for linears of these many rows.
+pub(super) fn operations(out_features: &[usize], in_features: usize, scheme: Scheme) -> f64 {
+    let rows: usize = (out_features.iter())
+        .map(|&rows| rows.div_ceil(sample_step(rows as i64) as usize))
+        .sum();
+    // The identity, the line, and four points around the best for each refinement.
+    let points = 1 + usize::from(CLIP_PLAN.grid_steps) + 4 * CLIP_PLAN.refinement.len();
+    (rows * points) as f64 * ranges::operations(in_features, scheme, CLIP_SWEEPS)
+}
+
+/// Every which row of a linear is tried with clipping.
+fn sample_step(out_features: i64) -> i64 {
+    // An odd step: heads have an even number of rows, which must not be met at the same place in each.
+    match out_features / CLIP_ROWS {
+        step @ 2.. => step - (1 - step % 2),
+        _ => 1,
+    }
+}
+
 /// The statistics of `x / channel_scale`, given those of `x`.
 pub fn scale_stats(stats: &InputStats, channel_scale: &[f32]) -> Result<InputStats, Error> {
     let scale =
@@ -250,11 +269,7 @@ impl<'a> Objective<'a> {
         let mut samples = Vec::new();
         for weight in weights {
             let out_features = weight.size()[0];
-            // An odd step: heads have an even number of rows, which must not be met at the same place in each.
-            let step = match out_features / CLIP_ROWS {
-                step if clip && step > 1 => step - (1 - step % 2),
-                _ => 1,
-            };
+            let step = if clip { sample_step(out_features) } else { 1 };
             let sample = place(&weight.f_slice(0, None, None, step)?, stats)?;
             let n_rows = sample.size()[0] as usize;
             shares.extend(std::iter::repeat_n(
