@@ -1,10 +1,7 @@
 //! Sixteen float32 numbers at a time, in whatever registers an instruction set has for them.
-#![cfg_attr(
-    target_arch = "x86_64",
-    expect(
-        unsafe_code,
-        reason = "intrinsics called from methods of a trait, which cannot carry target features"
-    )
+#![expect(
+    unsafe_code,
+    reason = "intrinsics called from methods of a trait, which cannot carry target features; rows seen as numbers"
 )]
 #![expect(
     clippy::inline_always,
@@ -30,6 +27,13 @@ pub(super) struct Row(pub(super) [f32; LANES]);
 
 impl Row {
     pub(super) const ZERO: Self = Self([0.0; LANES]);
+
+    /// The numbers of neighbouring rows.
+    #[inline(always)]
+    pub(super) fn numbers(rows: &[Self]) -> &[f32] {
+        // SAFETY: a row is an array of numbers, as long as its alignment, so that nothing lies between two of them.
+        unsafe { std::slice::from_raw_parts(rows.as_ptr().cast(), rows.len() * LANES) }
+    }
 }
 
 /// Sixteen numbers in registers.
@@ -153,7 +157,7 @@ pub(super) struct Avx2(__m256, __m256);
 /// One register of AVX-512.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
-pub(super) struct Avx512(__m512);
+pub(super) struct Avx512(pub(super) __m512);
 
 /// An expression of intrinsics.
 #[cfg(target_arch = "x86_64")]

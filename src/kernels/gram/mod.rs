@@ -2,31 +2,30 @@
 //!
 //! The columns of X are packed into panels ([`pack`]), so many rows at a time and once for all threads. Tiles of G that
 //! fit into the registers then run down two panels at a time ([`tile`]). Only the lower triangle is computed, with half of
-//! the products. What an instruction set adds is a handful of vector operations ([`lanes`]). AMX's tiles are not used.
+//! the products. AVX-512's bfloat16 instruction multiplies the numbers of two rows at once; AMX's tiles are not used.
 //!
 //! Every element is summed in the same order whatever the number of threads, so that runs repeat bit for bit.
+
 #![expect(
     clippy::inline_always,
-    reason = "one body for all instruction sets: it is compiled inside a function for each"
+    reason = "a body is compiled for the instruction set of the function that it is inlined into"
 )]
 
-mod lanes;
 mod pack;
 #[cfg(test)]
 mod tests;
 mod tile;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
 
 use half::bf16;
 use rayon::prelude::*;
 
 use super::InstructionSet;
-use lanes::{Packs, Portable};
+use super::lanes::{Lanes, Portable};
 pub use pack::Scratch;
-use pack::pack;
-use tile::tasks;
-
-/// Columns of a panel: three vectors of the largest registers.
-const PANEL: usize = 48;
+use pack::{Element, Panels, pack, single};
+use tile::{Task, tasks};
 
 /// Rows `[T, width]` of a linear's input, row-major.
 #[derive(Debug, Clone, Copy)]
@@ -46,42 +45,31 @@ pub struct Sums<'a> {
 
 /// Adds the statistics of `rows` to `sums`, in float32, on rayon's threads.
 ///
-/// Products of bfloat16 values are exact, except that `avx512bf16` takes subnormal numbers for zero.
+/// Products of bfloat16 values are exact, except that [`InstructionSet::Avx512Bf16`] takes subnormal numbers for zero.
 ///
 /// # Panics
-/// Where the lengths do not fit together, or the CPU lacks `set`.
+/// Where the lengths do not fit together, or if this CPU lacks `set`.
 pub fn accumulate(set: InstructionSet, rows: Rows<'_>, sums: Sums<'_>, scratch: &mut Scratch) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use lanes::x86_64::{Avx2, Avx512, Avx512Bf16};
-        match (set, rows) {
-            (InstructionSet::Avx512Bf16, Rows::Bf16(rows)) => {
-                return add(Avx512Bf16::new(), rows, sums, scratch);
-            }
-            (InstructionSet::Avx512Bf16 | InstructionSet::Avx512, _) => {
-                return add_either(Avx512::new(), rows, sums, scratch);
-            }
-            (InstructionSet::Avx2, _) => return add_either(Avx2::new(), rows, sums, scratch),
-            (InstructionSet::Portable, _) => {}
+    let multiply = |panels: Panels<'_>, task: &mut Task<'_>| multiply(set, panels, task);
+    match rows {
+        #[cfg(target_arch = "x86_64")]
+        Rows::Bf16(rows) if set == InstructionSet::Avx512Bf16 => {
+            add(set, rows, sums, scratch, pack::pair, x86_64::multiply_pairs);
         }
+        Rows::Bf16(rows) => add(set, rows, sums, scratch, single, multiply),
+        Rows::F32(rows) => add(set, rows, sums, scratch, single, multiply),
     }
-    assert_eq!(set, InstructionSet::Portable);
-    add_either(Portable, rows, sums, scratch);
 }
 
-fn add_either<L: Packs<bf16> + Packs<f32>>(
-    lanes: L,
-    rows: Rows<'_>,
+/// `lane` packs the numbers of so many rows, and `multiply` multiplies what it packed.
+fn add<E: Element, const ROWS_PER_LANE: usize>(
+    set: InstructionSet,
+    rows: &[E],
     sums: Sums<'_>,
     scratch: &mut Scratch,
+    lane: impl Fn([E; ROWS_PER_LANE]) -> f32 + Copy + Send + Sync,
+    multiply: impl Fn(Panels<'_>, &mut Task<'_>) + Send + Sync,
 ) {
-    match rows {
-        Rows::Bf16(rows) => add(lanes, rows, sums, scratch),
-        Rows::F32(rows) => add(lanes, rows, sums, scratch),
-    }
-}
-
-fn add<E: Sync, L: Packs<E>>(lanes: L, rows: &[E], sums: Sums<'_>, scratch: &mut Scratch) {
     let Sums { gram, abs_sum } = sums;
     let width = abs_sum.len();
     assert_eq!(gram.len(), width * width);
@@ -92,9 +80,20 @@ fn add<E: Sync, L: Packs<E>>(lanes: L, rows: &[E], sums: Sums<'_>, scratch: &mut
     let mut tasks = tasks(gram, width);
     // The caller joins rayon's threads once instead of waking them for every block.
     rayon::scope(|_| {
-        for rows in rows.chunks(width * pack::DEPTH * L::ROWS_PER_LANE) {
-            let panels = pack(lanes, rows, abs_sum, scratch);
-            (tasks.par_iter_mut().with_max_len(1)).for_each(|task| lanes.multiply(panels, task));
+        for rows in rows.chunks(width * pack::DEPTH * ROWS_PER_LANE) {
+            let panels = pack(set, rows, abs_sum, scratch, lane);
+            let tasks = tasks.par_iter_mut().with_max_len(1);
+            tasks.for_each(|task| multiply(panels, task));
         }
     });
+}
+
+/// [`tile::multiply`] of lanes with one number.
+fn multiply(set: InstructionSet, panels: Panels<'_>, task: &mut Task<'_>) {
+    #[cfg(target_arch = "x86_64")]
+    if set != InstructionSet::Portable {
+        return x86_64::multiply(set, panels, task);
+    }
+    assert_eq!(set, InstructionSet::Portable);
+    tile::multiply::<Portable, 2, 1>(panels, task, Portable::mul_add);
 }

@@ -1,8 +1,7 @@
 //! Products of packed panels, one tile of the Gram matrix at a time.
 
-use super::PANEL;
-use super::lanes::Lanes;
-use super::pack::{Line, Panels};
+use super::pack::{self, Line, PANEL, Panels};
+use crate::kernels::lanes::{LANES, Lanes, Row};
 
 /// Panels that a task multiplies its own with: few enough for many tasks of about the same cost.
 const TASK_PANELS: usize = 8;
@@ -40,90 +39,99 @@ pub fn tasks(gram: &mut [f32], width: usize) -> Vec<Task<'_>> {
     tasks
 }
 
-/// Adds the products of the task's panels to its part of the Gram matrix, `ROWS` rows and `VECTORS` vectors at a time.
+/// Adds the products of the task's panels to its part of the Gram matrix, `ROWS` rows and `VECTORS` vectors at a time: so
+/// many that their sums, a line's part and one number fit into the registers.
+///
+/// `multiply_add` gives the products of its first two arguments, added to the third.
 #[inline(always)]
-pub fn multiply<L: Lanes, const ROWS: usize, const VECTORS: usize>(
-    lanes: L,
+pub fn multiply<V: Lanes, const ROWS: usize, const VECTORS: usize>(
     panels: Panels<'_>,
     task: &mut Task<'_>,
+    multiply_add: impl Fn(V, V, V) -> V + Copy,
 ) {
-    const { assert!(PANEL.is_multiple_of(ROWS) && PANEL.is_multiple_of(VECTORS * L::LANES)) };
+    const { assert!(PANEL.is_multiple_of(ROWS) && pack::VECTORS.is_multiple_of(VECTORS)) };
     let left = panels.panel(task.band);
     let n_columns = task.rows.last().map_or(0, |row| row.len());
-    for index in task.first..task.first + n_columns.div_ceil(PANEL) {
-        let right = panels.panel(index);
-        for start in (0..PANEL).step_by(VECTORS * L::LANES) {
+    for panel in 0..n_columns.div_ceil(PANEL) {
+        let right = panels.panel(task.first + panel);
+        for first in (0..pack::VECTORS).step_by(VECTORS) {
             for (strip, rows) in task.rows.chunks_mut(ROWS).enumerate() {
-                let first = strip * ROWS;
                 // Vectors wholly above the diagonal are not computed.
-                let vectors = if index == task.band {
-                    (first + ROWS).saturating_sub(start).div_ceil(L::LANES)
+                let vectors = if task.first + panel == task.band {
+                    ((strip + 1) * ROWS)
+                        .div_ceil(LANES)
+                        .saturating_sub(first)
+                        .min(VECTORS)
                 } else {
                     VECTORS
                 };
-                let at = (index - task.first) * PANEL + start;
-                let left = Side { lines: left, first };
-                let right = Side {
-                    lines: right,
-                    first: start,
+                let left = Side {
+                    panel: left,
+                    first: strip * ROWS,
                 };
+                let right = Side {
+                    panel: right,
+                    first,
+                };
+                let at = panel * PANEL + first * LANES;
                 match vectors {
                     0 => {}
-                    1 => tile::<L, ROWS, 1>(lanes, left, right, rows, at),
-                    2 => tile::<L, ROWS, 2>(lanes, left, right, rows, at),
-                    _ => tile::<L, ROWS, VECTORS>(lanes, left, right, rows, at),
+                    1 => tile::<V, ROWS, 1>(left, right, rows, at, multiply_add),
+                    2 => tile::<V, ROWS, 2>(left, right, rows, at, multiply_add),
+                    _ => tile::<V, ROWS, VECTORS>(left, right, rows, at, multiply_add),
                 }
             }
         }
     }
 }
 
-/// One factor of a tile: columns of a panel, from `first`.
+/// One factor of a tile: a panel, and the first of its columns or vectors.
 #[derive(Clone, Copy)]
 struct Side<'a> {
-    lines: &'a [Line],
+    panel: &'a [Line],
     first: usize,
 }
 
-/// Adds the products of `ROWS` columns of `left` and `N` vectors of columns of `right` to `rows`, from column `at`, as far
-/// as those go.
+/// Adds the products of `ROWS` columns of `left` and `N` vectors of `right` to `rows`, from column `at`, as far as those go.
 #[inline(always)]
-fn tile<L: Lanes, const ROWS: usize, const N: usize>(
-    lanes: L,
+fn tile<V: Lanes, const ROWS: usize, const N: usize>(
     left: Side<'_>,
     right: Side<'_>,
     rows: &mut [&mut [f32]],
     at: usize,
+    multiply_add: impl Fn(V, V, V) -> V,
 ) {
-    assert!(left.first + ROWS <= PANEL && right.first + N * L::LANES <= PANEL);
-    let mut sums = [[lanes.zero(); N]; ROWS];
-    for (left_line, right_line) in left.lines.iter().zip(right.lines) {
-        let mut vectors = [lanes.zero(); N];
-        let right_line = &right_line[right.first..][..N * L::LANES];
-        for (vector, part) in vectors.iter_mut().zip(right_line.chunks_exact(L::LANES)) {
-            *vector = lanes.load(part);
+    let mut sums = [[V::splat(0.0); N]; ROWS];
+    for (left_line, right_line) in left.panel.iter().zip(right.panel) {
+        let left_line = Row::numbers(left_line);
+        let mut vectors = [V::splat(0.0); N];
+        for (vector, row) in vectors.iter_mut().zip(&right_line[right.first..][..N]) {
+            *vector = V::load(row);
         }
-        for (sums, lane) in sums.iter_mut().zip(&left_line[left.first..][..ROWS]) {
-            let lane = lanes.splat(*lane);
+        for (sums, number) in sums.iter_mut().zip(&left_line[left.first..][..ROWS]) {
+            let number = V::splat(*number);
             for (sum, vector) in sums.iter_mut().zip(vectors) {
-                *sum = lanes.multiply_add(lane, vector, *sum);
+                *sum = multiply_add(number, vector, *sum);
             }
         }
     }
-    for (row, sums) in rows.iter_mut().zip(sums) {
-        let mut row = row.get_mut(at..).unwrap_or_default();
-        for sum in sums {
-            if row.len() < L::LANES {
-                let mut spilled = [0f32; PANEL];
-                lanes.add_to(sum, &mut spilled);
-                for (target, sum) in row.iter_mut().zip(spilled) {
-                    *target += sum;
-                }
-                break;
+    for (row, sums) in rows.iter_mut().zip(&sums) {
+        let parts = row.get_mut(at..).unwrap_or_default().chunks_mut(LANES);
+        for (part, sum) in parts.zip(sums) {
+            let mut found = Row::ZERO;
+            sum.store(&mut found);
+            let found = &found.0[..part.len()];
+            match part.first_chunk_mut::<LANES>() {
+                Some(part) => add_to(part, found),
+                None => add_to(part, found),
             }
-            let (part, rest) = row.split_at_mut(L::LANES);
-            lanes.add_to(sum, part);
-            row = rest;
         }
+    }
+}
+
+#[inline(always)]
+fn add_to(totals: &mut [f32], sums: &[f32]) {
+    for (total, sum) in totals.iter_mut().zip(sums) {
+        *total += sum;
     }
 }
