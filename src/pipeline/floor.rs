@@ -60,8 +60,8 @@ impl Work {
                     // for each one.
                     Solver::Gptq(_) => 2.0 / 3.0 * inp.powi(3) + weights * inp,
                     Solver::Awq => {
-                        let rows: Vec<usize> = shapes.iter().map(|&(out, _)| out).collect();
-                        awq::operations(&rows, shapes[0].1, settings.scheme)
+                        let rows = shapes.iter().map(|&(out, _)| out).sum();
+                        awq::operations(rows, shapes[0].1, settings.scheme)
                     }
                 };
             if stage.mix == Mix::Attention {

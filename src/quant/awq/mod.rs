@@ -60,10 +60,10 @@ pub fn quantize(
     })
 }
 
-/// Operations of [`search_scale`] and [`quantize`], both with clipping, for linears of these many rows that share an input.
-pub fn operations(out_features: &[usize], in_features: usize, scheme: Scheme) -> f64 {
-    let rows: usize = out_features.iter().sum();
-    scale::operations(out_features, in_features, scheme)
+/// Operations of [`search_scale`] and [`quantize`], both with clipping, for linears of `rows` rows together that share an
+/// input.
+pub fn operations(rows: usize, in_features: usize, scheme: Scheme) -> f64 {
+    scale::operations(rows, in_features, scheme)
         + rows as f64 * ranges::operations(in_features, scheme, ranges::SWEEPS)
 }
 

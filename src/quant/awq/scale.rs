@@ -31,9 +31,9 @@ const CLIP_PLAN: Plan = Plan {
     grid_steps: 10,
     refinement: &[0.05],
 };
-/// Rows of each linear that are tried with clipping: about so many, where it has as many.
-const CLIP_ROWS: i64 = 128;
-/// The search for ranges in such a trial.
+/// Rows of a stage that are tried with clipping, at most.
+const CLIP_ROWS: usize = 128;
+/// The search for ranges in such a trial: it need not find the ranges, only which scale will do best with them.
 const CLIP_SWEEPS: &[&[f32]] = &[&[0.85], &[0.92, 1.08]];
 /// Elements of a weight that a statistic of it is made from at a time.
 const CHUNK_ELEMENTS: i64 = 1 << 20;
@@ -63,7 +63,8 @@ pub struct ScaleSearch {
 /// heads of one key-value head stem from one row of v. The group size must divide `in`. Works on the device of `stats`.
 ///
 /// `clip` says whether ranges will be searched afterwards ([`quantize`](super::quantize)): that does much of what a large
-/// scale would do, so the best scale is then nearer to the identity. The trials search ranges too, on a sample of the rows.
+/// scale would do, so the best scale is then nearer to the identity. The trials search ranges too, on a sample
+/// of the rows.
 ///
 /// # Errors
 /// [`Error::NotFinite`] if the weights are not finite; libtorch's errors, out of memory among them.
@@ -114,23 +115,14 @@ pub fn search_scale(
     Ok(best)
 }
 
-/// Multiplications and additions of [`search_scale`] with `clip`, for linears of these many rows.
-pub(super) fn operations(out_features: &[usize], in_features: usize, scheme: Scheme) -> f64 {
-    let rows: usize = (out_features.iter())
-        .map(|&rows| rows.div_ceil(sample_step(rows as i64) as usize))
-        .sum();
+/// Multiplications and additions of [`search_scale`] with `clip`, for linears of `rows` rows together.
+pub(super) fn operations(rows: usize, in_features: usize, scheme: Scheme) -> f64 {
     // The identity, the line, and four points around the best for each refinement.
     let points = 1 + usize::from(CLIP_PLAN.grid_steps) + 4 * CLIP_PLAN.refinement.len();
-    (rows * points) as f64 * ranges::operations(in_features, scheme, CLIP_SWEEPS)
-}
-
-/// Every which row of a linear is tried with clipping.
-fn sample_step(out_features: i64) -> i64 {
-    // An odd step: heads have an even number of rows, which must not be met at the same place in each.
-    match out_features / CLIP_ROWS {
-        step @ 2.. => step - (1 - step % 2),
-        _ => 1,
-    }
+    let tried = rows.min(CLIP_ROWS) * points;
+    // Every row's loss without a scale decides which of them are tried.
+    rows as f64 * ranges::operations(in_features, scheme, &[])
+        + tried as f64 * ranges::operations(in_features, scheme, CLIP_SWEEPS)
 }
 
 /// The statistics of `x / channel_scale`, given those of `x`.
@@ -251,7 +243,7 @@ fn average_classes(values: &mut [f32], classes: &[usize]) {
 struct Objective<'a> {
     /// `[rows, in]`: rows of all the linears, on the device of the statistics.
     sample: Tensor,
-    /// How many rows of its linear each of them stands for.
+    /// How many rows each of them stands for.
     shares: Vec<f64>,
     stats: &'a InputStats,
     scheme: Scheme,
@@ -265,26 +257,44 @@ impl<'a> Objective<'a> {
         scheme: Scheme,
         clip: bool,
     ) -> Result<Self, Error> {
-        let mut shares = Vec::new();
-        let mut samples = Vec::new();
-        for weight in weights {
-            let out_features = weight.size()[0];
-            let step = if clip { sample_step(out_features) } else { 1 };
-            let sample = place(&weight.f_slice(0, None, None, step)?, stats)?;
-            let n_rows = sample.size()[0] as usize;
-            shares.extend(std::iter::repeat_n(
-                out_features as f64 / n_rows as f64,
-                n_rows,
-            ));
-            samples.push(sample);
+        let placed = weights.iter().map(|weight| place(weight, stats));
+        let placed = placed.collect::<Result<Vec<_>, _>>()?;
+        let n_rows: Vec<usize> = placed.iter().map(|w| w.size()[0] as usize).collect();
+        let total: usize = n_rows.iter().sum();
+        let objective = |rows: &[Tensor], shares| -> Result<Self, Error> {
+            Ok(Self {
+                sample: Tensor::f_cat(rows, 0)?,
+                shares,
+                stats,
+                scheme,
+                sweeps: if clip { CLIP_SWEEPS } else { &[] },
+            })
+        };
+        if !clip || total <= CLIP_ROWS {
+            return objective(&placed, vec![1.0; total]);
         }
-        Ok(Self {
-            sample: Tensor::f_cat(&samples, 0)?,
-            shares,
-            stats,
-            scheme,
-            sweeps: if clip { CLIP_SWEEPS } else { &[] },
-        })
+        let mut losses = Vec::with_capacity(total);
+        let identity = [vec![1.0; stats.abs_sum.size1()? as usize]];
+        for weight in &placed {
+            let found = ranges::search(weight, &identity, &stats.gram, scheme, &[])?;
+            losses.extend(found.into_iter().flat_map(|found| found.loss_covering));
+        }
+        if !losses.iter().sum::<f64>().is_finite() {
+            return Err(not_finite(weights)?);
+        }
+        let (rows, shares): (Vec<usize>, Vec<f64>) = sample(&losses, CLIP_ROWS).into_iter().unzip();
+        let mut first = 0;
+        let mut sampled = Vec::with_capacity(placed.len());
+        for (weight, n_rows) in placed.iter().zip(n_rows) {
+            let own = rows
+                .iter()
+                .filter(|row| (first..first + n_rows).contains(*row));
+            let own: Vec<i64> = own.map(|row| (row - first) as i64).collect();
+            let own = Tensor::f_from_slice(&own)?.f_to_device(weight.device())?;
+            sampled.push(weight.f_index_select(0, &own)?);
+            first += n_rows;
+        }
+        objective(&sampled, shares)
     }
 
     /// `Σ tr(ΔW G ΔWᵀ) / n_tokens` over the linears, `ΔW = Q(W·s)/s − W`, for each scale `s`.
@@ -302,5 +312,62 @@ impl<'a> Objective<'a> {
             losses.map(|(loss, share)| loss * share).sum::<f64>() / n_tokens
         };
         Ok(found.into_iter().map(loss).collect())
+    }
+}
+
+/// At most `n` of the rows that have these losses, and how many each stands for: `Σ share·loss` is about the sum of all.
+///
+/// A row is the likelier taken the more it loses, and the large ones always are: in some linears a few rows make up most
+/// of the loss, and evenly spaced samples would miss them.
+fn sample(losses: &[f64], n: usize) -> Vec<(usize, f64)> {
+    let step = losses.iter().sum::<f64>() / n as f64;
+    let mut sampled = Vec::new();
+    let mut due = 0.5;
+    for (row, loss) in losses.iter().enumerate().filter(|(_, loss)| **loss > 0.0) {
+        due += loss / step;
+        if due >= 1.0 {
+            sampled.push((row, due.floor() * step / loss));
+            due = due.fract();
+        }
+    }
+    sampled
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_holds_the_large_losses_and_sums_to_all() {
+        let losses: Vec<f64> = (0..1000)
+            .map(|row| match row % 250 {
+                7 => 100.0 + f64::from(row),
+                3 => 0.0,
+                _ => 1.0 + f64::from(row % 5),
+            })
+            .collect();
+        let total: f64 = losses.iter().sum();
+        for n in [1, 10, 64, 500] {
+            let rows = sample(&losses, n);
+            let estimate: f64 = rows.iter().map(|&(row, share)| share * losses[row]).sum();
+            assert!(
+                (estimate - total).abs() <= total / n as f64 * 0.51,
+                "{n}: {estimate} {total}"
+            );
+            assert!(
+                rows.len() <= n && (n == 1 || rows.len() * 4 >= n),
+                "{n}: {}",
+                rows.len()
+            );
+            assert!(rows.iter().all(|(row, _)| losses[*row] > 0.0));
+            for (row, loss) in losses.iter().enumerate() {
+                let large = *loss >= total / n as f64;
+                assert!(
+                    !large || rows.iter().any(|(sampled, _)| *sampled == row),
+                    "{n}: {row}"
+                );
+            }
+        }
+        assert!(sample(&[0.0; 5], 3).is_empty());
     }
 }
