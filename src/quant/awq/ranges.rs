@@ -53,16 +53,20 @@ pub(super) fn search(
     Ok(kernels::ranges::search(kernels::chosen(), &problem))
 }
 
-/// Multiplications and additions of the products that [`search`] makes for one row.
+/// Multiplications and additions that [`search`] cannot do without, for one row.
 pub(super) fn operations(in_features: usize, scheme: Scheme, sweeps: &[&[f32]]) -> f64 {
     let ends = if scheme.symmetric { 1 } else { 2 };
     let group = scheme.group_columns(in_features);
-    // The loss of the covering ranges takes every column against every other; so does a sweep, which tries each group's
-    // present ranges and the moved ones against the group's own columns.
-    let sweeps = sweeps
-        .iter()
-        .map(|factors| in_features + (1 + factors.len() * ends) * group);
-    (2 * in_features * (in_features + sweeps.sum::<usize>())) as f64
+    if sweeps.is_empty() {
+        // Half of all pairs of columns, because G is symmetric.
+        return (in_features * (in_features + 1)) as f64;
+    }
+    // Each group against all others, then its present and each moved range against itself: half of the pairs.
+    let sweep = |factors: &&[f32]| {
+        let trials = 1 + factors.len() * ends;
+        in_features * (2 * (in_features - group) + trials * (group + 1))
+    };
+    sweeps.iter().map(sweep).sum::<usize>() as f64
 }
 
 /// What the kernel has to know of `scheme`.
