@@ -1,7 +1,7 @@
 //! `G += XᵀX`, the Gram matrix of a linear's input, and the sums of absolute values beside it.
 //!
-//! The columns of X are packed into panels ([`pack`]), so many rows at a time and once for all threads. Tiles of G that
-//! fit into the registers then run down two panels at a time ([`tile`]). Only the lower triangle is computed, with half of
+//! The columns of X are packed into panels (`pack.rs`), so many rows at a time and once for all threads. Tiles of G that
+//! fit into the registers then run down two panels at a time (`tile.rs`). Only the lower triangle is computed, with half of
 //! the products. AVX-512's bfloat16 instruction multiplies the numbers of two rows at once; AMX's tiles are not used.
 //!
 //! Every element is summed in the same order whatever the number of threads, so that runs repeat bit for bit.
