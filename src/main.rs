@@ -29,7 +29,7 @@ fn run(cli: Cli, start: Instant) -> Result<()> {
     let _no_grad = tch::no_grad_guard();
     nibble::kernels::choose()?;
     if !matches!(cli.command, Some(Command::Inspect(_))) {
-        device::environment::apply();
+        device::environment::sleep_while_waiting();
     }
     match cli.command {
         None => commands::quantize(cli.quantize, start),

@@ -1,28 +1,18 @@
-//! Environment variables that libraries read before `main` starts: the program starts itself again with them.
+//! An environment variable that libtorch's OpenMP library reads before `main` starts: the program starts itself again with it.
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-/// What is set where the environment says nothing else.
-const VARIABLES: [(&str, &str); 2] = [
-    // Threads that wait for work sleep. Spinning costs a fifth more processor time on an idle machine, and most of the time
-    // on one that is shared or has a quota, as containers do.
-    ("OMP_WAIT_POLICY", "PASSIVE"),
-    // Freed activations are used again. By default every tensor above 128 KiB is fresh memory, whose pages the kernel clears
-    // one by one: twice the system time.
-    (
-        "GLIBC_TUNABLES",
-        "glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=134217728",
-    ),
-];
+/// Decides whether threads spin or sleep while they wait for work.
+const WAIT_POLICY: &str = "OMP_WAIT_POLICY";
 
-/// Replaces this process by itself with the variables above, unless they are set; where that fails it goes on as it is.
-pub fn apply() {
-    let missing: Vec<_> = VARIABLES
-        .into_iter()
-        .filter(|(name, _)| std::env::var_os(name).is_none())
-        .collect();
-    if missing.is_empty() {
+/// Makes libtorch's threads sleep while they wait, unless the environment asks for something else; where that fails the
+/// program goes on as it is.
+///
+/// Spinning costs a fifth more processor time on an idle machine, and most of the time on one that is shared or has a
+/// quota, as containers do.
+pub fn sleep_while_waiting() {
+    if std::env::var_os(WAIT_POLICY).is_some() {
         return;
     }
     let mut args = std::env::args_os();
@@ -31,9 +21,9 @@ pub fn apply() {
         Ok(program) => Command::new(program)
             .arg0(name)
             .args(args)
-            .envs(missing)
+            .env(WAIT_POLICY, "PASSIVE")
             .exec(),
         Err(error) => error,
     };
-    tracing::debug!("cannot start again with tuned libraries: {error}");
+    tracing::debug!("cannot set {WAIT_POLICY}: {error}");
 }
