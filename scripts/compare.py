@@ -52,14 +52,6 @@ def command(args, job, program, model, output, calibration):
             windows, "--seq-len", length, "--group-size", str(GROUP_SIZE)]
 
 
-def synthetic(hidden, layers, tokenizer):
-    directory = tokenizer.parent / f"synthetic-{hidden}x{layers}"
-    if not (directory / "model.safetensors").exists():
-        subprocess.run([sys.executable, HERE / "synthetic.py", directory, "--hidden", str(hidden), "--layers", str(layers),
-                        "--tokenizer-from", tokenizer], check=True, stdout=sys.stderr)
-    return directory
-
-
 def run(args, job, program, model, calibration):
     """Wall seconds, CPU seconds and peak bytes of one run, or None where the program failed (its words are on stderr)."""
     print(f"compare: {job} by {program} on {model.name}", file=sys.stderr, flush=True)
@@ -128,9 +120,9 @@ def main():
 
     args.model = model = args.model.resolve()
     calibration = CALIBRATION
-    tiny = synthetic(*TINY, model)
+    tiny = bench.synthetic(*TINY, model)
     if args.synthetic:
-        model, calibration = synthetic(*args.synthetic[:2], model), args.synthetic[2:]
+        model, calibration = bench.synthetic(*args.synthetic[:2], model), args.synthetic[2:]
     for peer in sorted({peer for peers in jobs.values() for peer in peers}):
         python_of(peer)
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
