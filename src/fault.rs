@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
-use crate::{calibration, checkpoint, cli, device, kernels, model, pack, pipeline, quant, tensor};
+use crate::{calibration, checkpoint, cli, device, kernels, model, pack, quant, tensor};
 
 /// The kinds of failure that a caller may want to tell apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,10 +45,7 @@ fn classify(cause: &(dyn std::error::Error + 'static)) -> Option<Fault> {
         ];
         return resource.contains(&error.kind()).then_some(Fault::Resource);
     }
-    if cause.is::<device::Error>()
-        || cause.is::<pipeline::NotEnough>()
-        || cause.is::<pipeline::DiskSpace>()
-    {
+    if cause.is::<device::Error>() || cause.is::<ResourceError>() {
         return Some(Fault::Resource);
     }
     if cause.is::<cli::settings::Error>() || cause.is::<kernels::Unavailable>() {
@@ -61,6 +58,14 @@ fn classify(cause: &(dyn std::error::Error + 'static)) -> Option<Fault> {
         || cause.is::<pack::Error>();
     let torch = cause.is::<quant::Error>() || cause.is::<tensor::Error>();
     (input && !torch && cause.source().and_then(classify).is_none()).then_some(Fault::Input)
+}
+
+/// Memory or disk that is too small: by how much, and what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{problem}; {remedy}")]
+pub struct ResourceError {
+    pub problem: String,
+    pub remedy: &'static str,
 }
 
 /// A file that cannot be used: which, why, and what to do.

@@ -3,6 +3,7 @@
 use tch::Device;
 
 use crate::cli::settings::Settings;
+use crate::fault::ResourceError;
 use crate::model::{Compute, Mix, Model, Stage, StageInput};
 use crate::report::human_bytes;
 
@@ -28,33 +29,17 @@ pub struct MemoryPlan {
     pub batch: u64,
 }
 
-/// A run that does not fit even when it is made as small as it can be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the run needs {} of memory: {} for the activations of {n_windows} windows of {seq_len} tokens, {} for the widest stage, \
-     {} for one batch; that is {} more than the {} it may take; lower --num-samples or --seq-len, free memory, or raise \
-     --memory",
-    human_bytes(least.total()), human_bytes(least.activations), human_bytes(least.stage), human_bytes(least.batch),
-    human_bytes(least.total() - budget), human_bytes(*budget)
-)]
-pub struct NotEnough {
-    least: MemoryPlan,
-    budget: u64,
-    n_windows: usize,
-    seq_len: usize,
-}
-
 impl MemoryPlan {
     /// The fastest plan that takes at most `budget` bytes of the host's memory.
     ///
     /// # Errors
-    /// [`NotEnough`] if there is none.
+    /// [`ResourceError`] if the run does not fit even when it is made as small as it can be.
     pub fn new(
         model: &Model,
         settings: &Settings,
         compute: Compute,
         budget: u64,
-    ) -> Result<Self, NotEnough> {
+    ) -> Result<Self, ResourceError> {
         let element = compute.kind.elt_size_in_bytes();
         let windows = settings.num_samples;
         let stages = model.arch.stages;
@@ -93,11 +78,22 @@ impl MemoryPlan {
         .into_iter()
         .map(|(batch_size, recompute)| plan(batch_size.min(windows), recompute))
         .find(|plan| on_host(plan) <= budget)
-        .ok_or(NotEnough {
-            least: plan(smallest.min(windows), true),
-            budget,
-            n_windows: windows,
-            seq_len: settings.seq_len,
+        .ok_or_else(|| {
+            let least = plan(smallest.min(windows), true);
+            ResourceError {
+                problem: format!(
+                    "the run needs {} of memory: {} for the activations of {windows} windows of {} tokens, {} for the widest \
+                     stage, {} for one batch; that is {} more than the {} it may take",
+                    human_bytes(on_host(&least)),
+                    human_bytes(least.activations),
+                    settings.seq_len,
+                    human_bytes(least.stage),
+                    human_bytes(least.batch),
+                    human_bytes(on_host(&least) - budget),
+                    human_bytes(budget)
+                ),
+                remedy: "lower --num-samples or --seq-len, free memory, or raise --memory",
+            }
         })
     }
 
@@ -148,7 +144,7 @@ mod tests {
     use super::*;
     use crate::cli::Cli;
 
-    fn plan(args: &[&str], budget: u64) -> Result<MemoryPlan, NotEnough> {
+    fn plan(args: &[&str], budget: u64) -> Result<MemoryPlan, ResourceError> {
         let config = json!({
             "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "hidden_size": 256,
             "intermediate_size": 1024, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,

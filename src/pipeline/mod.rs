@@ -17,8 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-pub use memory::NotEnough;
-pub use plan::{DiskSpace, Plan};
+pub use plan::Plan;
 
 use activations::Activations;
 use outbox::Outbox;

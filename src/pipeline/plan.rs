@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Result;
 use safetensors::Dtype;
@@ -14,7 +14,7 @@ use crate::checkpoint::TensorSpec;
 use crate::cli::settings::Settings;
 use crate::device;
 use crate::device::rates::Rates;
-use crate::fault::InputError;
+use crate::fault::{InputError, ResourceError};
 use crate::model::{Compute, Role};
 use crate::pack::{self, RuleOutcome};
 use crate::quant::GroupSize;
@@ -35,18 +35,6 @@ pub struct Plan {
     pub quantized_parameters: u64,
     pub output_bytes: u64,
     pub memory: MemoryPlan,
-}
-
-/// Too little room on the disk for the result.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "{}: the result takes {}, {} are free; free some, or choose another --output", directory.display(),
-    human_bytes(*needed), human_bytes(*free)
-)]
-pub struct DiskSpace {
-    directory: PathBuf,
-    needed: u64,
-    free: u64,
 }
 
 impl Plan {
@@ -156,12 +144,16 @@ impl Plan {
     }
 
     /// Fails where the file system of `output` has less room than the result takes.
-    pub fn check_disk(&self, output: &Path) -> Result<(), DiskSpace> {
+    pub fn check_disk(&self, output: &Path) -> Result<(), ResourceError> {
         match device::memory::free_disk_bytes(output) {
-            Some((directory, free)) if free < self.output_bytes => Err(DiskSpace {
-                directory,
-                needed: self.output_bytes,
-                free,
+            Some((directory, free)) if free < self.output_bytes => Err(ResourceError {
+                problem: format!(
+                    "{}: the result takes {}, {} are free",
+                    directory.display(),
+                    human_bytes(self.output_bytes),
+                    human_bytes(free)
+                ),
+                remedy: "free some, or choose another --output",
             }),
             _ => Ok(()),
         }
