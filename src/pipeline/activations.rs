@@ -1,6 +1,6 @@
 //! The calibration activations between two stages, batch by batch, on the host.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use tch::{Device, Kind, Tensor};
 
 use crate::model::{Block, Compute, Linear, Mix, Model, Role, Rope, Stage, State, Weights};
@@ -58,7 +58,10 @@ impl Activations {
             let state = self.arrive(block, state)?;
             sums.observe(&block.stage_input(stage, &state)?)?;
         }
-        Ok(sums.finish()?)
+        sums.finish().with_context(|| {
+            let kind = self.compute.kind;
+            format!("the model overflows {kind:?}; try --dtype float32")
+        })
     }
 
     /// Takes all batches through `stage` with its quantized `linears`.

@@ -75,11 +75,7 @@ impl<'a> LayerRun<'a> {
             let stats = times
                 .statistics
                 .time(|| activations.observe(&self.block, stage, inp))
-                .with_context(|| {
-                    let kind = self.run.compute.kind;
-                    let place = format!("layer {}, input of {}", self.layer, stage.name);
-                    format!("{place}: the model overflows {kind:?}; try --dtype float32")
-                })?;
+                .with_context(|| format!("layer {}, input of {}", self.layer, stage.name))?;
             let n_tokens = stats.n_tokens;
             let linears = times.load.time(|| self.load_linears(stage))?;
             let energies = output_energies(&linears, &stats)?;
@@ -117,20 +113,22 @@ impl<'a> LayerRun<'a> {
             times
                 .forward
                 .time(|| activations.advance(&self.block, stage, running))?;
+            if index + 1 == model.arch.stages.len()
+                && let Some(proof) = proof.take()
+            {
+                let change = proof
+                    .finish()
+                    .with_context(|| format!("layer {}", self.layer))?;
+                tracing::debug!(
+                    "layer {}: float output after folding differs by {change:.1e}",
+                    self.layer
+                );
+            }
             self.settle(stage)?;
             stage_done(
                 stage,
                 &reports[first..],
                 n_tokens as f64 / start.elapsed().as_secs_f64(),
-            );
-        }
-        if let Some(proof) = proof {
-            let change = proof
-                .finish()
-                .with_context(|| format!("layer {}", self.layer))?;
-            tracing::debug!(
-                "layer {}: float output after folding differs by {change:.1e}",
-                self.layer
             );
         }
         Ok(reports)
