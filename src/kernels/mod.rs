@@ -3,9 +3,12 @@
 //! Each kernel takes the [`InstructionSet`] to use as its first argument and has a portable twin, which its tests
 //! compare every other version with. Programs pass [`chosen`]; tests go through [`available`].
 
+mod bf16;
 pub mod gram;
 mod lanes;
+pub mod norm;
 pub mod ranges;
+pub mod rotary;
 mod vectorized;
 
 use std::sync::OnceLock;

@@ -167,7 +167,7 @@ impl Block {
             if let Some(weight) = self.find_norm(site) {
                 x = rms_norm(self.norm_kind, &x, weight, self.norm_eps)?;
             }
-            rope.rotate(&x, start)
+            rope.rotate(x, start)
         };
         let query = rotated(query, NormSite::Query)?;
         let key = rotated(key, NormSite::Key)?;

@@ -5,6 +5,8 @@
 
 use super::config::{Config, RopeScaling};
 use super::{Compute, Error};
+use crate::kernels::{self, rotary, rotary::Tables};
+use crate::tensor::{bf16_slice, bf16_slice_mut, on_cpu_in_bf16};
 use std::f64::consts::PI;
 use tch::{Device, Kind, Tensor};
 
@@ -33,8 +35,8 @@ impl Rope {
         })
     }
 
-    /// Turns `x` `[B, T, H, head_dim]`, whose first token stands at position `start`.
-    pub(super) fn rotate(&self, x: &Tensor, start: usize) -> Result<Tensor, Error> {
+    /// Turns `x` `[B, T, H, head_dim]`, whose first token stands at position `start`. `x` may be overwritten.
+    pub(super) fn rotate(&self, mut x: Tensor, start: usize) -> Result<Tensor, Error> {
         let size = x.size();
         let (n_tokens, half) = (size[1], size[3] / 2);
         let (end, seq_len) = (start + n_tokens as usize, self.cos.size()[0] as usize);
@@ -45,10 +47,22 @@ impl Rope {
             });
         }
         let rows = |table: &Tensor| table.f_narrow(0, start as i64, n_tokens);
+        if on_cpu_in_bf16(&x) && x.numel() > 0 {
+            x = x.f_contiguous()?;
+            let (cos, sin) = (rows(&self.cos)?, rows(&self.sin)?);
+            let tables = Tables {
+                cos: bf16_slice(&cos),
+                sin: bf16_slice(&sin),
+                head_dim: size[3] as usize,
+            };
+            let width = (size[2] * size[3]) as usize;
+            rotary::rotate(kernels::chosen(), bf16_slice_mut(&mut x), width, tables);
+            return Ok(x);
+        }
         let swapped = x.f_roll(half, 3)?;
         Ok(swapped
             .f_mul(&rows(&self.sin)?)?
-            .f_addcmul_(x, &rows(&self.cos)?)?)
+            .f_addcmul_(&x, &rows(&self.cos)?)?)
     }
 }
 

@@ -182,7 +182,7 @@ fn tokens_and_positions_out_of_range_are_errors() {
     );
     let rope = model.rope(F32, 4).unwrap();
     let error = rope
-        .rotate(&Tensor::zeros([1, 3, 4, 12], (Kind::Float, Device::Cpu)), 2)
+        .rotate(Tensor::zeros([1, 3, 4, 12], (Kind::Float, Device::Cpu)), 2)
         .unwrap_err();
     assert!(
         matches!(

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use tch::{Device, Kind, Tensor};
 
+use super::memory::MemoryPlan;
 use crate::model::{Block, Compute, Linear, Mix, Model, Role, Rope, Stage, State, Weights};
 use crate::quant::{InputStats, InputSums};
 
@@ -14,21 +15,22 @@ pub struct Activations {
     states: Vec<State>,
     /// Whether the MLP's wide activations are made again when they are needed, instead of kept.
     recompute: bool,
+    /// Tokens of each window that run together through everything but attention, where that is not all of them.
+    slice: Option<usize>,
     /// A solved stage that the states have not been through: every batch goes through it when the next stage reads it.
     ahead: Option<(&'static Stage, Vec<Linear>)>,
 }
 
 impl Activations {
-    /// Embeds `windows`, all of one length, in batches of `batch_size`.
+    /// Embeds `windows`, all of one length, in the batches of `plan`.
     pub fn embed(
         model: &Model,
         weights: &dyn Weights,
         compute: Compute,
         windows: &[Vec<u32>],
-        batch_size: usize,
-        recompute: bool,
+        plan: &MemoryPlan,
     ) -> Result<Self> {
-        let states = windows.chunks(batch_size).map(|batch| {
+        let states = windows.chunks(plan.batch_size).map(|batch| {
             let ids: Vec<u32> = batch.iter().flatten().copied().collect();
             let hidden = model.embed(weights, compute, &ids)?;
             let shape = [batch.len() as i64, batch[0].len() as i64, -1];
@@ -38,7 +40,8 @@ impl Activations {
             compute,
             rope: model.rope(compute, windows[0].len())?,
             states: states.collect::<Result<_>>()?,
-            recompute,
+            recompute: plan.recompute,
+            slice: plan.slice,
             ahead: None,
         })
     }
@@ -55,8 +58,10 @@ impl Activations {
     pub fn observe(&self, block: &Block, stage: &Stage, in_features: usize) -> Result<InputStats> {
         let mut sums = InputSums::new(in_features, self.compute.device)?;
         for state in &self.states {
-            let state = self.arrive(block, state)?;
-            sums.observe(&block.stage_input(stage, &state)?)?;
+            for slice in self.slices(state)? {
+                let slice = self.arrive(block, &slice)?;
+                sums.observe(&block.stage_input(stage, &slice)?)?;
+            }
         }
         sums.finish().with_context(|| {
             let kind = self.compute.kind;
@@ -76,9 +81,16 @@ impl Activations {
             return Ok(());
         }
         for index in 0..self.states.len() {
-            let state = self.arrive(block, &self.states[index])?;
-            let state = self.through(block, stage, &linears, state)?;
-            self.states[index] = to_device(&state, Device::Cpu)?;
+            let state = &self.states[index];
+            let slices = match stage.mix {
+                Mix::Attention => vec![state.shallow_clone()],
+                Mix::GatedMlp | Mix::Residual => self.slices(state)?,
+            };
+            let slices = slices.iter().map(|slice| {
+                let slice = self.arrive(block, slice)?;
+                to_device(&self.through(block, stage, &linears, slice)?, Device::Cpu)
+            });
+            self.states[index] = joined(slices.collect::<Result<_>>()?)?;
         }
         self.ahead = None;
         Ok(())
@@ -108,7 +120,23 @@ impl Activations {
         Ok(())
     }
 
-    /// A batch where the next stage reads it, on the computing device.
+    /// The state in slices of tokens; the slices share its memory.
+    fn slices(&self, state: &State) -> Result<Vec<State>> {
+        let n_tokens = state.hidden.size()[1];
+        let slice = self.slice.map_or(n_tokens, |slice| slice as i64);
+        (0..n_tokens)
+            .step_by(slice as usize)
+            .map(|start| {
+                let part = |of: &Tensor| of.f_narrow(1, start, slice.min(n_tokens - start));
+                Ok(State {
+                    hidden: part(&state.hidden)?,
+                    carried: state.carried.as_ref().map(part).transpose()?,
+                })
+            })
+            .collect()
+    }
+
+    /// A batch or a slice of it where the next stage reads it, on the computing device.
     fn arrive(&self, block: &Block, state: &State) -> Result<State> {
         let state = to_device(state, self.compute.device)?;
         match &self.ahead {
@@ -134,6 +162,26 @@ impl Activations {
     }
 }
 
+/// Slices of tokens as one state again.
+fn joined(mut slices: Vec<State>) -> Result<State> {
+    if slices.len() == 1
+        && let Some(whole) = slices.pop()
+    {
+        return Ok(whole);
+    }
+    let hidden: Vec<&Tensor> = slices.iter().map(|slice| &slice.hidden).collect();
+    let carried: Vec<&Tensor> = slices
+        .iter()
+        .filter_map(|slice| slice.carried.as_ref())
+        .collect();
+    Ok(State {
+        hidden: Tensor::f_cat(&hidden, 1)?,
+        carried: (!carried.is_empty())
+            .then(|| Tensor::f_cat(&carried, 1))
+            .transpose()?,
+    })
+}
+
 /// The state on `device`; shares memory where it is there already.
 fn to_device(state: &State, device: Device) -> Result<State> {
     let carried = state.carried.as_ref();
@@ -143,4 +191,75 @@ fn to_device(state: &State, device: Device) -> Result<State> {
             .map(|carried| carried.f_to_device(device))
             .transpose()?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::model::Layer;
+    use crate::model::formula::{FormulaWeights, token_ids};
+
+    /// The statistics of each stage and the state after the layer, with windows of 20 tokens.
+    fn through_one_layer(recompute: bool, slice: Option<usize>) -> Vec<Tensor> {
+        let config = json!({
+            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "hidden_size": 32,
+            "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "max_position_embeddings": 64, "vocab_size": 64,
+        });
+        let model = Model::from_config(&config).unwrap();
+        let weights = FormulaWeights::new(&model, Kind::Float);
+        let compute = Compute {
+            device: Device::Cpu,
+            kind: Kind::Float,
+        };
+        let ids = token_ids("windows", 3 * 20, 64);
+        let windows: Vec<Vec<u32>> = ids.chunks(20).map(<[u32]>::to_vec).collect();
+        let plan = MemoryPlan {
+            batch_size: 2,
+            recompute,
+            slice,
+            activations: 0,
+            stage: 0,
+            batch: 0,
+        };
+        let mut activations =
+            Activations::embed(&model, &weights, compute, &windows, &plan).unwrap();
+        let layer = Layer::load(&model, &weights, compute, 0).unwrap();
+        let mut found = Vec::new();
+        for stage in model.arch.stages {
+            let (_, width) = model.linear_shape(stage.linears[0]);
+            let stats = activations.observe(&layer.block, stage, width).unwrap();
+            assert_eq!(stats.n_tokens, 60);
+            found.extend([stats.gram, stats.abs_sum]);
+            let linears = stage.linears.iter().map(|&role| Linear {
+                weight: layer.linear(role).weight.shallow_clone(),
+                bias: None,
+            });
+            activations
+                .advance(&layer.block, stage, linears.collect())
+                .unwrap();
+        }
+        found.extend(activations.states.into_iter().map(|state| state.hidden));
+        found
+    }
+
+    #[test]
+    fn slices_and_recomputing_change_nothing() {
+        let whole = through_one_layer(false, None);
+        for recompute in [false, true] {
+            for slice in [Some(1), Some(7), Some(20), None] {
+                let found = through_one_layer(recompute, slice);
+                assert_eq!(found.len(), whole.len());
+                for (found, whole) in found.iter().zip(&whole) {
+                    assert_eq!(found.size(), whole.size());
+                    assert!(
+                        found.allclose(whole, 1e-4, 1e-5, false),
+                        "{recompute} {slice:?}"
+                    );
+                }
+            }
+        }
+    }
 }

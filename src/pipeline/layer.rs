@@ -110,9 +110,12 @@ impl<'a> LayerRun<'a> {
                     self.write(*role, solved.quantized)?;
                 }
             }
-            times
-                .forward
-                .time(|| activations.advance(&self.block, stage, running))?;
+            // Nothing reads what the last stage of all would make.
+            if self.layer + 1 < model.config.n_layers || index + 1 < model.arch.stages.len() {
+                times
+                    .forward
+                    .time(|| activations.advance(&self.block, stage, running))?;
+            }
             if index + 1 == model.arch.stages.len()
                 && let Some(proof) = proof.take()
             {

@@ -1,4 +1,5 @@
-//! How much memory a run takes, and how it is made to fit: windows a batch, and whether wide activations are kept.
+//! How much memory a run takes, and how it is made to fit: windows a batch, whether wide activations are kept, and
+//! whether a window goes through the linears in slices.
 
 use tch::Device;
 
@@ -9,6 +10,9 @@ use crate::report::human_bytes;
 
 /// Most tokens that run through a layer together: enough for full-speed products, few enough for a CPU's caches.
 const TOKENS_PER_BATCH: usize = 4096;
+
+/// Tokens of a slice.
+const TOKENS_PER_SLICE: usize = 512;
 
 /// Float32 matrices of a stage's width that live at once: the Gram matrix, and what a factor or a scaled copy needs.
 const GRAM_COPIES: usize = 4;
@@ -21,6 +25,8 @@ pub struct MemoryPlan {
     /// Whether the MLP's wide activations are made a second time instead of kept, at the price of running its first stage
     /// twice.
     pub recompute: bool,
+    /// Tokens of each window that run together through everything but attention, where that is not all of them.
+    pub slice: Option<usize>,
     /// All windows' activations, on the host.
     pub activations: u64,
     /// The widest stage's weights, statistics and codes, where the run computes.
@@ -46,40 +52,50 @@ impl MemoryPlan {
         let stage = stages
             .iter()
             .map(|stage| stage_bytes(model, stage, element));
-        let window = settings.seq_len
-            * (stages
+        // Attention needs whole windows.
+        let widest = |tokens: usize, attends: bool| {
+            let stages = stages
                 .iter()
-                .map(|stage| token_bytes(model, stage, element)))
-            .max()
-            .unwrap_or(0);
+                .filter(|stage| attends == (stage.mix == Mix::Attention));
+            let tokens_bytes = stages.map(|stage| tokens * token_bytes(model, stage, element));
+            tokens_bytes.max().unwrap_or(0)
+        };
         let largest = settings.batch_size.unwrap_or_else(|| {
             let windows_per_batch = TOKENS_PER_BATCH / settings.seq_len;
             windows_per_batch.clamp(1, windows)
         });
         let smallest = settings.batch_size.unwrap_or(1);
-        let plan = |batch_size: usize, recompute: bool| Self {
+        let plan = |batch_size: usize, recompute: bool, slice: Option<usize>| Self {
             batch_size,
             recompute,
+            slice,
             activations: (windows * settings.seq_len * width(model, recompute) * element) as u64,
             stage: stage.clone().max().unwrap_or(0) as u64,
-            batch: (batch_size * window) as u64,
+            batch: {
+                let whole = batch_size * settings.seq_len;
+                let part = batch_size * slice.unwrap_or(settings.seq_len);
+                widest(whole, true).max(widest(part, false)) as u64
+            },
         };
         let on_host = |plan: &Self| match compute.device {
             Device::Cpu => plan.total(),
             _ => plan.activations,
         };
+        let slice = (settings.seq_len > TOKENS_PER_SLICE).then_some(TOKENS_PER_SLICE);
         // A smaller batch costs less time than running a stage twice.
         [
-            (largest, false),
-            (smallest, false),
-            (largest, true),
-            (smallest, true),
+            (largest, false, None),
+            (smallest, false, None),
+            (smallest, false, slice),
+            (largest, true, None),
+            (smallest, true, None),
+            (smallest, true, slice),
         ]
         .into_iter()
-        .map(|(batch_size, recompute)| plan(batch_size.min(windows), recompute))
+        .map(|(batch_size, recompute, slice)| plan(batch_size.min(windows), recompute, slice))
         .find(|plan| on_host(plan) <= budget)
         .ok_or_else(|| {
-            let least = plan(smallest.min(windows), true);
+            let least = plan(smallest.min(windows), true, slice);
             ResourceError {
                 problem: format!(
                     "the run needs {} of memory: {} for the activations of {windows} windows of {} tokens, {} for the widest \
@@ -162,18 +178,24 @@ mod tests {
     }
 
     #[test]
-    fn less_memory_makes_batches_smaller_and_then_recomputes() {
-        let free = plan(&[], u64::MAX).unwrap();
-        assert_eq!((free.batch_size, free.recompute), (4, false));
-        assert_eq!(free.activations, 128 * 1024 * (256 + 1024) * 2);
-        let tight = plan(&[], free.total() - 1).unwrap();
-        assert_eq!((tight.batch_size, tight.recompute), (1, false));
-        let tighter = plan(&[], tight.total() - 1).unwrap();
-        assert_eq!((tighter.batch_size, tighter.recompute), (4, true));
-        assert_eq!(tighter.activations, 128 * 1024 * (256 + 256) * 2);
-        let least = plan(&[], tighter.total() - 1).unwrap();
-        assert_eq!((least.batch_size, least.recompute), (1, true));
-        let error = plan(&[], least.total() - 1).unwrap_err();
+    fn less_memory_makes_batches_smaller_then_slices_and_then_recomputes() {
+        let expected = [
+            (4, false, None),
+            (1, false, None),
+            (1, false, Some(512)),
+            (4, true, None),
+            (1, true, None),
+            (1, true, Some(512)),
+        ];
+        let mut budget = u64::MAX;
+        for expected in expected {
+            let found = plan(&[], budget).unwrap();
+            assert_eq!((found.batch_size, found.recompute, found.slice), expected);
+            let carried = if found.recompute { 256 } else { 1024 };
+            assert_eq!(found.activations, 128 * 1024 * (256 + carried) * 2);
+            budget = found.total() - 1;
+        }
+        let error = plan(&[], budget).unwrap_err();
         assert!(error.to_string().contains("that is 1 B more"), "{error}");
     }
 

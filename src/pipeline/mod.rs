@@ -184,6 +184,7 @@ pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Re
         compute_dtype: format!("{:?}", compute.kind),
         batch_size: plan.memory.batch_size,
         recompute: plan.memory.recompute,
+        slice: plan.memory.slice,
         linears,
         warnings,
         seconds,
@@ -243,14 +244,8 @@ fn quantize_layers(
     vram: &VramMonitor,
 ) -> Result<Vec<crate::report::LinearReport>> {
     let model = &run.source.model;
-    let mut activations = Activations::embed(
-        model,
-        run.source,
-        run.compute,
-        &windows.ids,
-        plan.memory.batch_size,
-        plan.memory.recompute,
-    )?;
+    let mut activations =
+        Activations::embed(model, run.source, run.compute, &windows.ids, &plan.memory)?;
     let mut progress = Progress::new(model.config.n_layers, model.arch.stages.len());
     let mut reports = Vec::new();
     for layer in 0..model.config.n_layers {

@@ -168,13 +168,16 @@ impl Plan {
     fn ram(&self, compute: Compute) -> String {
         let memory = &self.memory;
         let activations = format!(
-            "activations {}{}",
+            "activations {}{}{}",
             human_bytes(memory.activations),
             if memory.recompute {
                 ", the MLP's made twice to fit"
             } else {
                 ""
-            }
+            },
+            memory
+                .slice
+                .map_or(String::new(), |slice| format!(", {slice} tokens at a time"))
         );
         if compute.device != Device::Cpu {
             return format!(

@@ -23,6 +23,8 @@ pub struct Report {
     pub batch_size: usize,
     /// Whether the MLP's activations were made twice instead of kept, for lack of memory.
     pub recompute: bool,
+    /// Tokens of a window that ran through the linears together, where for lack of memory that was not all of them.
+    pub slice: Option<usize>,
     /// In the order in which they were quantized.
     pub linears: Vec<LinearReport>,
     /// Warnings that the run gave.

@@ -66,7 +66,7 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
     )?;
     writeln!(
         out,
-        "device       {}, forward pass in {}, {} windows a batch{}",
+        "device       {}, forward pass in {}, {} windows a batch{}{}",
         report.device,
         report.compute_dtype,
         report.batch_size,
@@ -74,7 +74,10 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
             ", the MLP's activations made twice"
         } else {
             ""
-        }
+        },
+        report
+            .slice
+            .map_or(String::new(), |slice| format!(", {slice} tokens a slice"))
     )?;
     for warning in &report.warnings {
         writeln!(out, "warning      {warning}")?;

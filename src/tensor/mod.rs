@@ -89,6 +89,11 @@ pub fn to_f32(tensor: &Tensor) -> Result<Vec<f32>, Error> {
     Ok(values)
 }
 
+/// Whether the kernels for bfloat16 numbers on the host can take it.
+pub fn on_cpu_in_bf16(tensor: &Tensor) -> bool {
+    tensor.kind() == Kind::BFloat16 && tensor.device() == Device::Cpu
+}
+
 /// The values of a contiguous float32 tensor on the host, without a copy; panics at any other (a bug of the caller's).
 ///
 /// Tensors that share its memory must not be written to while the slice lives.
@@ -104,6 +109,16 @@ pub fn bf16_slice(tensor: &Tensor) -> &[bf16] {
     let start = values(tensor, Kind::BFloat16);
     // SAFETY: likewise.
     unsafe { slice::from_raw_parts(start, tensor.numel()) }
+}
+
+/// The values of a contiguous bfloat16 tensor on the host, to be written; panics at any other (a bug of the caller's).
+///
+/// No other tensor that is still used may share its memory.
+pub fn bf16_slice_mut(tensor: &mut Tensor) -> &mut [bf16] {
+    let start = values(tensor, Kind::BFloat16);
+    // SAFETY: `values` found so many bfloat16 numbers there, for which any bits will do; the tensor keeps them and is
+    // borrowed mutably. Nothing but the sentence above keeps another tensor from sharing them.
+    unsafe { slice::from_raw_parts_mut(start, tensor.numel()) }
 }
 
 /// Where the values of a contiguous tensor of `kind` on the host start, of which each is a `T`; never null.

@@ -144,7 +144,8 @@ fn least_memory(model: &TinyModel, args: &[&str]) -> String {
         .unwrap()
 }
 
-/// With little memory the MLP's activations are made twice; that may cost time, but not change the result.
+/// With little memory the MLP's activations are made twice and windows are cut into slices; that may cost time, but not
+/// change the result.
 #[test]
 fn the_least_memory_gives_the_same_model() {
     let model = TinyModel::new("qwen2");

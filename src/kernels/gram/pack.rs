@@ -5,6 +5,7 @@ use std::ops::Range;
 use half::bf16;
 use rayon::prelude::*;
 
+use crate::kernels::bf16::widen;
 use crate::kernels::lanes::{LANES, Row};
 use crate::kernels::{InstructionSet, Vectorized, vectorized};
 
@@ -53,10 +54,9 @@ impl Element for f32 {
 }
 
 impl Element for bf16 {
-    // `half`'s conversion also turns signalling NaNs into quiet ones, which costs a comparison.
     #[inline(always)]
     fn to_f32(self) -> f32 {
-        f32::from_bits(u32::from(self.to_bits()) << 16)
+        widen(self)
     }
 }
 
