@@ -97,3 +97,12 @@ fn multiply(set: InstructionSet, panels: Panels<'_>, task: &mut Task<'_>) {
     assert_eq!(set, InstructionSet::Portable);
     tile::multiply::<Portable, 2, 1>(panels, task, Portable::mul_add);
 }
+
+/// Has the CPU fetch `numbers` into its caches, where it has an instruction for that.
+#[inline(always)]
+fn prefetch<E>(numbers: &[E]) {
+    #[cfg(target_arch = "x86_64")]
+    x86_64::prefetch(numbers);
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = numbers;
+}

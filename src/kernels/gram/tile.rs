@@ -1,6 +1,7 @@
 //! Products of packed panels, one tile of the Gram matrix at a time.
 
 use super::pack::{self, Line, PANEL, Panels};
+use super::prefetch;
 use crate::kernels::lanes::{LANES, Lanes, Row};
 
 /// Panels that a task multiplies its own with: few enough for many tasks of about the same cost.
@@ -101,6 +102,10 @@ fn tile<V: Lanes, const ROWS: usize, const N: usize>(
     at: usize,
     multiply_add: impl Fn(V, V, V) -> V,
 ) {
+    for row in rows.iter() {
+        let end = row.len().min(at + N * LANES);
+        prefetch(row.get(at..end).unwrap_or_default());
+    }
     let mut sums = [[V::splat(0.0); N]; ROWS];
     for (left_line, right_line) in left.panel.iter().zip(right.panel) {
         let left_line = Row::numbers(left_line);
