@@ -140,10 +140,7 @@ fn final_hidden(dir: &ModelDir, compute: Compute, windows: &[Vec<u32>]) -> Resul
     for index in 0..dir.model.config.n_layers {
         let layer = Layer::load(&dir.model, dir, compute, index)?;
         for hidden in &mut states {
-            let state = State {
-                hidden: hidden.f_to_device(compute.device)?,
-                carried: None,
-            };
+            let state = State::new(hidden.f_to_device(compute.device)?);
             *hidden = layer
                 .forward(state, &rope, None)?
                 .hidden

@@ -4,8 +4,8 @@ use super::attention::attention;
 use super::config::Activation;
 use super::norm::rms_norm;
 use super::{
-    Compute, Error, KvCache, Linear, Mix, Model, NormKind, NormSite, Role, Rope, Stage, StageInput,
-    Weights,
+    Compute, Error, KvCache, LayerPlan, Linear, Mix, Model, NormKind, NormSite, Role, Rope, Slot,
+    Stage, StageInput, Weights,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -14,8 +14,8 @@ use tch::{Device, Kind, Tensor};
 pub struct State {
     /// The residual stream, `[B, T, hidden]`.
     pub hidden: Tensor,
-    /// What the last mix left for a stage that reads [`StageInput::Carried`], `[B, T, in]`.
-    pub carried: Option<Tensor>,
+    /// What mixing steps left for later stages, `[B, T, ..]` each.
+    pub slots: Vec<(Slot, Tensor)>,
 }
 
 impl State {
@@ -23,16 +23,46 @@ impl State {
     pub fn new(hidden: Tensor) -> Self {
         Self {
             hidden,
-            carried: None,
+            slots: Vec::new(),
         }
+    }
+
+    /// What a mixing step left there.
+    ///
+    /// # Panics
+    /// Where none did: the plan of the layer is wrong.
+    pub fn slot(&self, slot: Slot) -> &Tensor {
+        let found = self.slots.iter().find(|found| found.0 == slot);
+        &found.unwrap_or_else(|| panic!("no step left {slot:?}")).1
+    }
+
+    /// Puts `tensor` there, or nothing.
+    pub fn set_slot(&mut self, slot: Slot, tensor: Option<Tensor>) {
+        self.slots.retain(|found| found.0 != slot);
+        self.slots.extend(tensor.map(|tensor| (slot, tensor)));
+    }
+
+    /// The state with each of its tensors changed.
+    pub fn try_map<E>(&self, change: impl Fn(&Tensor) -> Result<Tensor, E>) -> Result<Self, E> {
+        let slots = self
+            .slots
+            .iter()
+            .map(|(slot, tensor)| Ok((*slot, change(tensor)?)));
+        Ok(Self {
+            hidden: change(&self.hidden)?,
+            slots: slots.collect::<Result<_, E>>()?,
+        })
     }
 
     /// The same tensors, not copied.
     #[must_use]
     pub fn shallow_clone(&self) -> Self {
+        let slots = self.slots.iter();
         Self {
             hidden: self.hidden.shallow_clone(),
-            carried: self.carried.as_ref().map(Tensor::shallow_clone),
+            slots: slots
+                .map(|(slot, tensor)| (*slot, tensor.shallow_clone()))
+                .collect(),
         }
     }
 }
@@ -58,11 +88,12 @@ impl Block {
         compute: Compute,
         layer: usize,
     ) -> Result<Self, Error> {
-        let norms = model.arch.norms.iter().map(|&(site, _)| {
-            let norm = weights.tensor(&model.norm_name(layer, site), &[model.norm_len(site)])?;
+        let plan = &model.layers[layer];
+        let norms = plan.norms.iter().map(|norm| {
+            let weight = weights.tensor(&norm.name, &[norm.len])?;
             Ok((
-                site,
-                norm.f_to_device(compute.device)?.f_to_kind(Kind::Float)?,
+                norm.site,
+                weight.f_to_device(compute.device)?.f_to_kind(Kind::Float)?,
             ))
         });
         Ok(Self {
@@ -70,7 +101,7 @@ impl Block {
             norm_kind: model.arch.norm,
             norm_eps: model.config.norm_eps,
             head_dim: model.config.head_dim as i64,
-            window: model.config.windows[layer],
+            window: plan.window,
             activation: model.config.activation,
             device: compute.device,
         })
@@ -100,7 +131,7 @@ impl Block {
                 self.norm_weight(site),
                 self.norm_eps,
             ),
-            StageInput::Carried => Ok(carried(stage, state).shallow_clone()),
+            StageInput::Slot(slot) => Ok(state.slot(slot).shallow_clone()),
         }
     }
 
@@ -113,42 +144,36 @@ impl Block {
         outputs: Vec<Tensor>,
         state: State,
         rope: &Rope,
-        cache: Option<&mut KvCache>,
+        mut cache: Option<&mut KvCache>,
     ) -> Result<State, Error> {
-        assert_eq!(
-            outputs.len(),
-            stage.linears.len(),
-            "stage {}: one output for each linear",
-            stage.name
-        );
-        let State { hidden, carried } = state;
-        drop(carried);
-        let mut outputs = outputs.into_iter();
-        let mut next = || outputs.next().expect("counted above");
-        Ok(match stage.mix {
-            Mix::Attention => {
-                let (query, key, value) = (next(), next(), next());
-                let mixed = self.attend([query, key, value], rope, cache)?;
-                State {
-                    hidden,
-                    carried: Some(mixed),
+        let mut parts = Parts::cut(stage, outputs)?;
+        let mut state = state;
+        if let StageInput::Slot(slot) = stage.input {
+            state.set_slot(slot, None);
+        }
+        for mix in &stage.mixes {
+            match mix {
+                Mix::Attention => {
+                    let parts = [Role::Q, Role::K, Role::V].map(|role| parts.take(role));
+                    let cache = cache.as_deref_mut();
+                    let attended = self.attend(parts, rope, cache)?;
+                    state.set_slot(Slot::Attended, Some(attended));
                 }
-            }
-            Mix::GatedMlp => {
-                let (mut gate, up) = (next(), next());
-                let mut gate = match self.activation {
-                    Activation::Silu => gate.f_silu_()?,
-                    Activation::Gelu => gate.f_gelu_("none")?,
-                    Activation::GeluTanh => gate.f_gelu_("tanh")?,
-                    Activation::Relu => gate.f_relu_()?,
-                };
-                State {
-                    hidden,
-                    carried: Some(gate.f_mul_(&up)?),
+                Mix::GatedMlp => {
+                    let mut gate = parts.take(Role::Gate).f_contiguous()?;
+                    let mut gate = match self.activation {
+                        Activation::Silu => gate.f_silu_()?,
+                        Activation::Gelu => gate.f_gelu_("none")?,
+                        Activation::GeluTanh => gate.f_gelu_("tanh")?,
+                        Activation::Relu => gate.f_relu_()?,
+                    };
+                    let activated = gate.f_mul_(&parts.take(Role::Up))?;
+                    state.set_slot(Slot::Activated, Some(activated));
                 }
+                Mix::Residual => state.hidden = parts.only().f_add_(&state.hidden)?,
             }
-            Mix::Residual => State::new(next().f_add_(&hidden)?),
-        })
+        }
+        Ok(state)
     }
 
     fn attend(
@@ -182,19 +207,50 @@ impl Block {
     }
 }
 
-fn carried<'a>(stage: &Stage, state: &'a State) -> &'a Tensor {
-    state
-        .carried
-        .as_ref()
-        .unwrap_or_else(|| panic!("stage {} follows no mix that carries", stage.name))
+/// The outputs of a stage's linears, cut into what they are.
+struct Parts(Vec<(Role, Tensor)>);
+
+impl Parts {
+    fn cut(stage: &Stage, outputs: Vec<Tensor>) -> Result<Self, Error> {
+        assert_eq!(
+            outputs.len(),
+            stage.linears.len(),
+            "stage {}: one output for each linear",
+            stage.name
+        );
+        let mut parts = Vec::new();
+        for (linear, output) in stage.linears.iter().zip(outputs) {
+            if let [(role, _)] = linear.parts[..] {
+                parts.push((role, output));
+                continue;
+            }
+            for (role, rows) in &linear.parts {
+                let part = output.f_narrow(-1, rows.start as i64, rows.len() as i64)?;
+                parts.push((*role, part));
+            }
+        }
+        Ok(Self(parts))
+    }
+
+    fn take(&mut self, role: Role) -> Tensor {
+        let position = self.0.iter().position(|part| part.0 == role);
+        let position =
+            position.unwrap_or_else(|| panic!("no linear of the stage computes {role:?}"));
+        self.0.swap_remove(position).1
+    }
+
+    fn only(&mut self) -> Tensor {
+        assert_eq!(self.0.len(), 1, "one output");
+        self.0.remove(0).1
+    }
 }
 
 /// A whole decoder layer in float.
 #[derive(Debug)]
 pub struct Layer {
     pub block: Block,
-    pub linears: Vec<(Role, Linear)>,
-    stages: &'static [Stage],
+    /// The stages, each with its linears.
+    pub stages: Vec<(Stage, Vec<Linear>)>,
 }
 
 impl Layer {
@@ -205,25 +261,16 @@ impl Layer {
         compute: Compute,
         layer: usize,
     ) -> Result<Self, Error> {
-        let linears = model.arch.linears.iter().map(|linear| {
-            Ok((
-                linear.role,
-                Linear::load(model, weights, compute, layer, linear.role)?,
-            ))
+        let LayerPlan { stages, .. } = &model.layers[layer];
+        let stages = stages.iter().map(|stage| {
+            let linears = stage.linears.iter();
+            let linears = linears.map(|linear| Linear::load(linear, weights, compute));
+            Ok((stage.clone(), linears.collect::<Result<_, Error>>()?))
         });
         Ok(Self {
             block: Block::load(model, weights, compute, layer)?,
-            linears: linears.collect::<Result<_, Error>>()?,
-            stages: model.arch.stages,
+            stages: stages.collect::<Result<_, Error>>()?,
         })
-    }
-
-    /// The linear of a role.
-    pub fn linear(&self, role: Role) -> &Linear {
-        let linear = self.linears.iter().find(|linear| linear.0 == role);
-        &linear
-            .unwrap_or_else(|| panic!("the layer has no {role:?}"))
-            .1
     }
 
     /// Runs all stages.
@@ -233,13 +280,10 @@ impl Layer {
         rope: &Rope,
         mut cache: Option<&mut KvCache>,
     ) -> Result<State, Error> {
-        for stage in self.stages {
+        for (stage, linears) in &self.stages {
             let input = self.block.stage_input(stage, &state)?;
-            let outputs = stage
-                .linears
-                .iter()
-                .map(|&role| self.linear(role).forward(&input))
-                .collect::<Result<_, Error>>()?;
+            let outputs = linears.iter().map(|linear| linear.forward(&input));
+            let outputs = outputs.collect::<Result<_, _>>()?;
             drop(input);
             state = self
                 .block

@@ -1,6 +1,6 @@
 //! One linear layer in float.
 
-use super::{Compute, Error, Model, Role, Weights};
+use super::{Compute, Error, LinearPlan, Weights};
 use tch::Tensor;
 
 /// `y = x Wᵀ + b`.
@@ -13,19 +13,16 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// The linear of a layer, as the checkpoint has it.
+    /// The linear as the checkpoint has it.
     pub fn load(
-        model: &Model,
+        linear: &LinearPlan,
         weights: &dyn Weights,
         compute: Compute,
-        layer: usize,
-        role: Role,
     ) -> Result<Self, Error> {
-        let name = model.linear_name(layer, role);
-        let (rows, columns) = model.linear_shape(role);
-        let weight = weights.tensor(&format!("{name}.weight"), &[rows, columns])?;
-        let bias = if model.has_bias(role) {
-            Some(compute.place(&weights.tensor(&format!("{name}.bias"), &[rows])?)?)
+        let weight = weights.tensor(&linear.weight_name(), &linear.shape())?;
+        let bias = if linear.has_bias {
+            let bias = weights.tensor(&linear.bias_name(), &[linear.out_features])?;
+            Some(compute.place(&bias)?)
         } else {
             None
         };

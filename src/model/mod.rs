@@ -15,17 +15,19 @@ mod head;
 mod keys;
 mod linear;
 mod norm;
+mod plan;
 mod rope;
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests;
 
-pub use arch::{Architecture, Fold, Mix, NormKind, NormSite, Role, Stage, StageInput};
+pub use arch::{Architecture, NormKind, NormSite, Role};
 pub use attention::KvCache;
 pub use block::{Block, Layer, State};
 pub use config::{Activation, Config, RopeConfig, RopeScaling};
 pub use head::Head;
 pub use linear::Linear;
+pub use plan::{Fold, LayerPlan, LinearPlan, Mix, NormPlan, Slot, Stage, StageInput};
 pub use rope::Rope;
 
 use tch::{Device, Kind, Tensor};
@@ -113,6 +115,7 @@ pub enum Error {
 pub struct Model {
     pub config: Config,
     pub arch: &'static Architecture,
+    pub layers: Vec<LayerPlan>,
 }
 
 impl Model {
@@ -122,8 +125,11 @@ impl Model {
     /// An unknown family, a missing or impossible number, or a fact that the forward pass does not implement.
     pub fn from_config(json: &serde_json::Value) -> Result<Self, Error> {
         let arch = arch::find(json)?;
+        let config = Config::new(json, arch)?;
+        let layers = (0..config.n_layers).map(|layer| LayerPlan::new(arch, &config, layer));
         Ok(Self {
-            config: Config::new(json, arch)?,
+            layers: layers.collect(),
+            config,
             arch,
         })
     }
@@ -133,66 +139,12 @@ impl Model {
         self.arch.architecture.to_owned()
     }
 
-    /// The tensor name of a linear without its `.weight` or `.bias`: `model.layers.3.self_attn.q_proj`.
-    pub fn linear_name(&self, layer: usize, role: Role) -> String {
-        self.in_layer(layer, self.arch.linear(role).name)
-    }
-
-    /// The tensor name of a linear's bias.
-    pub fn bias_name(&self, layer: usize, role: Role) -> String {
-        format!("{}.bias", self.linear_name(layer, role))
-    }
-
-    /// Output and input width of a linear.
-    pub fn linear_shape(&self, role: Role) -> (usize, usize) {
-        let config = &self.config;
-        let queries = config.n_heads * config.head_dim;
-        let keys = config.n_kv_heads * config.head_dim;
-        match role {
-            Role::Q => (queries, config.hidden_size),
-            Role::K | Role::V => (keys, config.hidden_size),
-            Role::O => (config.hidden_size, queries),
-            Role::Gate | Role::Up => (config.intermediate_size, config.hidden_size),
-            Role::Down => (config.hidden_size, config.intermediate_size),
-        }
-    }
-
-    /// Whether a linear has a bias.
-    pub fn has_bias(&self, role: Role) -> bool {
-        match self.arch.linear(role).bias {
-            arch::Bias::Never => false,
-            arch::Bias::Always => true,
-            arch::Bias::AttentionBias => self.config.attention_bias,
-            arch::Bias::MlpBias => self.config.mlp_bias,
-        }
-    }
-
-    /// The tensor name of a layer's norm.
-    pub fn norm_name(&self, layer: usize, site: NormSite) -> String {
-        format!("{}.weight", self.in_layer(layer, self.arch.norm_name(site)))
-    }
-
-    /// The length of a layer's norm.
-    pub fn norm_len(&self, site: NormSite) -> usize {
-        match site {
-            NormSite::Attention | NormSite::Mlp => self.config.hidden_size,
-            NormSite::Query | NormSite::Key => self.config.head_dim,
-        }
-    }
-
     /// Every tensor that the model needs, with its shape, in the order of its layers. A tied head has none of its own.
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let outer = self.outer_tensors();
         let (embedding, after) = outer.split_at(1);
         let mut tensors = embedding.to_vec();
-        for layer in 0..self.config.n_layers {
-            tensors.extend(self.layer_dense_tensors(layer));
-            for linear in self.arch.linears {
-                let (rows, columns) = self.linear_shape(linear.role);
-                let name = self.linear_name(layer, linear.role);
-                tensors.push((format!("{name}.weight"), vec![rows, columns]));
-            }
-        }
+        tensors.extend(self.layers.iter().flat_map(LayerPlan::tensors));
         tensors.extend_from_slice(after);
         tensors
     }
@@ -211,43 +163,6 @@ impl Model {
             tensors.push((self.arch.head.to_owned(), table));
         }
         tensors
-    }
-
-    /// A layer's norms and biases.
-    pub fn layer_dense_tensors(&self, layer: usize) -> Vec<(String, Vec<usize>)> {
-        let norms = self.arch.norms.iter();
-        let norms =
-            norms.map(|&(site, _)| (self.norm_name(layer, site), vec![self.norm_len(site)]));
-        let biased = self
-            .arch
-            .linears
-            .iter()
-            .filter(|linear| self.has_bias(linear.role));
-        let biases = biased.map(|linear| {
-            let name = self.bias_name(layer, linear.role);
-            (name, vec![self.linear_shape(linear.role).0])
-        });
-        norms.chain(biases).collect()
-    }
-
-    /// The source row behind each input channel of a stage that folds into rows, where they are not one to one: query heads
-    /// that share a value head share its rows, and so their scale.
-    pub fn fold_classes(&self, stage: &Stage) -> Option<Vec<usize>> {
-        let Config {
-            n_heads,
-            n_kv_heads,
-            head_dim,
-            ..
-        } = self.config;
-        if stage.fold != Fold::Rows(Role::V) || n_heads == n_kv_heads {
-            return None;
-        }
-        let channels = (0..n_heads).flat_map(|head| (0..head_dim).map(move |dim| (head, dim)));
-        Some(
-            channels
-                .map(|(head, dim)| head * n_kv_heads / n_heads * head_dim + dim)
-                .collect(),
-        )
     }
 
     /// The hidden states that token `ids` start as: `[ids.len(), hidden]`.
@@ -273,9 +188,5 @@ impl Model {
     /// Rotary tables for positions `0..seq_len`. Dynamic scaling takes its base from this `seq_len`.
     pub fn rope(&self, compute: Compute, seq_len: usize) -> Result<Rope, Error> {
         Rope::new(&self.config, compute, seq_len)
-    }
-
-    fn in_layer(&self, layer: usize, name: &str) -> String {
-        format!("{}.{layer}.{name}", self.arch.layers)
     }
 }

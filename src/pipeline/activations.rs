@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use tch::{Device, Kind, Tensor};
 
 use super::memory::MemoryPlan;
-use crate::model::{Block, Compute, Linear, Mix, Model, Role, Rope, Stage, State, Weights};
+use crate::model::{Block, Compute, Linear, Model, Rope, Slot, Stage, State, Weights};
 use crate::quant::{InputStats, InputSums};
 
 /// All windows' activations, in the dtype of the forward pass.
@@ -18,7 +18,7 @@ pub struct Activations {
     /// Tokens of each window that run together through everything but attention, where that is not all of them.
     slice: Option<usize>,
     /// A solved stage that the states have not been through: every batch goes through it when the next stage reads it.
-    ahead: Option<(&'static Stage, Vec<Linear>)>,
+    ahead: Option<(Stage, Vec<Linear>)>,
 }
 
 impl Activations {
@@ -55,8 +55,8 @@ impl Activations {
     ///
     /// # Errors
     /// [`crate::quant::Error::NotFinite`] where the forward pass overflowed; libtorch's errors.
-    pub fn observe(&self, block: &Block, stage: &Stage, in_features: usize) -> Result<InputStats> {
-        let mut sums = InputSums::new(in_features, self.compute.device)?;
+    pub fn observe(&self, block: &Block, stage: &Stage) -> Result<InputStats> {
+        let mut sums = InputSums::new(stage.in_features(), self.compute.device)?;
         for state in &self.states {
             for slice in self.slices(state)? {
                 let slice = self.arrive(block, &slice)?;
@@ -70,21 +70,17 @@ impl Activations {
     }
 
     /// Takes all batches through `stage` with its quantized `linears`.
-    pub fn advance(
-        &mut self,
-        block: &Block,
-        stage: &'static Stage,
-        linears: Vec<Linear>,
-    ) -> Result<()> {
-        if self.recompute && stage.mix == Mix::GatedMlp {
-            self.ahead = Some((stage, linears));
+    pub fn advance(&mut self, block: &Block, stage: &Stage, linears: Vec<Linear>) -> Result<()> {
+        if self.recompute && stage.makes_mlp_activations() {
+            self.ahead = Some((stage.clone(), linears));
             return Ok(());
         }
         for index in 0..self.states.len() {
             let state = &self.states[index];
-            let slices = match stage.mix {
-                Mix::Attention => vec![state.shallow_clone()],
-                Mix::GatedMlp | Mix::Residual => self.slices(state)?,
+            let slices = if stage.is_tokenwise() {
+                self.slices(state)?
+            } else {
+                vec![state.shallow_clone()]
             };
             let slices = slices.iter().map(|slice| {
                 let slice = self.arrive(block, slice)?;
@@ -96,12 +92,18 @@ impl Activations {
         Ok(())
     }
 
-    /// Divides the rows of `role`'s output by `divisors`, where the next stage's channels are `channels` times these:
-    /// in the activations that were made with it, or in the linear that will make them.
-    pub fn divide_rows(&mut self, role: Role, divisors: &[f32], channels: &[f32]) -> Result<()> {
+    /// Divides the rows of the linear called `name` by `divisors`, which divides the channels of `slot` by `channels`: in
+    /// the activations that were made with it, or in the linear that will make them.
+    pub fn divide_rows(
+        &mut self,
+        name: &str,
+        divisors: &[f32],
+        slot: Slot,
+        channels: &[f32],
+    ) -> Result<()> {
         if let Some((stage, linears)) = &mut self.ahead {
             let divisors = Tensor::f_from_slice(divisors)?.f_to_device(self.compute.device)?;
-            let position = stage.linears.iter().position(|&linear| linear == role);
+            let position = (stage.linears.iter()).position(|linear| linear.name == name);
             if let Some(linear) = position.map(|position| &mut linears[position]) {
                 let kind = linear.weight.kind();
                 let divided = |tensor: &Tensor, divisors: &Tensor| {
@@ -114,8 +116,9 @@ impl Activations {
             return Ok(());
         }
         let factors = Tensor::f_from_slice(channels)?.f_reciprocal()?;
-        for carried in (self.states.iter_mut()).filter_map(|state| state.carried.as_mut()) {
-            let _ = carried.f_mul_(&factors.f_to_kind(carried.kind())?)?;
+        for state in &self.states {
+            let mut activations = state.slot(slot).shallow_clone();
+            let _ = activations.f_mul_(&factors.f_to_kind(activations.kind())?)?;
         }
         Ok(())
     }
@@ -127,11 +130,8 @@ impl Activations {
         (0..n_tokens)
             .step_by(slice as usize)
             .map(|start| {
-                let part = |of: &Tensor| of.f_narrow(1, start, slice.min(n_tokens - start));
-                Ok(State {
-                    hidden: part(&state.hidden)?,
-                    carried: state.carried.as_ref().map(part).transpose()?,
-                })
+                let len = slice.min(n_tokens - start);
+                Ok(state.try_map(|tensor| tensor.f_narrow(1, start, len))?)
             })
             .collect()
     }
@@ -170,27 +170,17 @@ fn joined(mut slices: Vec<State>) -> Result<State> {
         return Ok(whole);
     }
     let hidden: Vec<&Tensor> = slices.iter().map(|slice| &slice.hidden).collect();
-    let carried: Vec<&Tensor> = slices
-        .iter()
-        .filter_map(|slice| slice.carried.as_ref())
-        .collect();
-    Ok(State {
-        hidden: Tensor::f_cat(&hidden, 1)?,
-        carried: (!carried.is_empty())
-            .then(|| Tensor::f_cat(&carried, 1))
-            .transpose()?,
-    })
+    let mut whole = State::new(Tensor::f_cat(&hidden, 1)?);
+    for (slot, _) in &slices[0].slots {
+        let parts: Vec<&Tensor> = slices.iter().map(|slice| slice.slot(*slot)).collect();
+        whole.set_slot(*slot, Some(Tensor::f_cat(&parts, 1)?));
+    }
+    Ok(whole)
 }
 
 /// The state on `device`; shares memory where it is there already.
 fn to_device(state: &State, device: Device) -> Result<State> {
-    let carried = state.carried.as_ref();
-    Ok(State {
-        hidden: state.hidden.f_to_device(device)?,
-        carried: carried
-            .map(|carried| carried.f_to_device(device))
-            .transpose()?,
-    })
+    Ok(state.try_map(|tensor| tensor.f_to_device(device))?)
 }
 
 #[cfg(test)]
@@ -228,18 +218,11 @@ mod tests {
             Activations::embed(&model, &weights, compute, &windows, &plan).unwrap();
         let layer = Layer::load(&model, &weights, compute, 0).unwrap();
         let mut found = Vec::new();
-        for stage in model.arch.stages {
-            let (_, width) = model.linear_shape(stage.linears[0]);
-            let stats = activations.observe(&layer.block, stage, width).unwrap();
+        for (stage, linears) in layer.stages {
+            let stats = activations.observe(&layer.block, &stage).unwrap();
             assert_eq!(stats.n_tokens, 60);
             found.extend([stats.gram, stats.abs_sum]);
-            let linears = stage.linears.iter().map(|&role| Linear {
-                weight: layer.linear(role).weight.shallow_clone(),
-                bias: None,
-            });
-            activations
-                .advance(&layer.block, stage, linears.collect())
-                .unwrap();
+            activations.advance(&layer.block, &stage, linears).unwrap();
         }
         found.extend(activations.states.into_iter().map(|state| state.hidden));
         found

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::cli::settings::{Settings, Solver};
 use crate::device::rates::Rates;
-use crate::model::{Mix, Model, Role};
+use crate::model::{Mix, Model, Role, Stage};
 use crate::quant::awq;
 use crate::report::Phase;
 
@@ -35,7 +35,6 @@ impl Work {
         bytes_written: u64,
     ) -> Self {
         let tokens = (n_windows * settings.seq_len) as f64;
-        let layers = model.config.n_layers as f64;
         let mut work = Self {
             forward: 0.0,
             statistics: 0.0,
@@ -43,39 +42,34 @@ impl Work {
             bytes_read,
             bytes_written,
         };
-        for stage in model.arch.stages {
-            let shapes: Vec<(usize, usize)> = stage
-                .linears
-                .iter()
-                .map(|&role| model.linear_shape(role))
-                .collect();
-            let inp = shapes[0].1 as f64;
-            let weights: f64 = shapes.iter().map(|&(out, inp)| (out * inp) as f64).sum();
-            work.forward += layers * 2.0 * weights * tokens;
-            work.statistics += layers * tokens * inp * (inp + 1.0);
-            work.solving += layers
-                * match settings.solver {
-                    Solver::Rtn => 0.0,
-                    // A Cholesky factor and its inverse, a third of a cube each; in the loop half of the columns change
-                    // for each one.
-                    Solver::Gptq(_) => 2.0 / 3.0 * inp.powi(3) + weights * inp,
-                    Solver::Awq => {
-                        let rows = shapes.iter().map(|&(out, _)| out).sum();
-                        awq::operations(rows, shapes[0].1, settings.scheme)
-                    }
-                };
-            if stage.mix == Mix::Attention {
-                let (width, _) = model.linear_shape(Role::Q);
-                let pairs: f64 = model
-                    .config
-                    .windows
-                    .iter()
-                    .map(|window| attended(settings.seq_len, *window))
-                    .sum();
-                work.forward += 4.0 * width as f64 * pairs * n_windows as f64;
+        for layer in &model.layers {
+            for stage in &layer.stages {
+                work.add_stage(stage, settings, tokens);
+                if stage.mixes.contains(&Mix::Attention) {
+                    let queries = (stage.linears.iter().flat_map(|linear| &linear.parts))
+                        .find(|part| part.0 == Role::Q)
+                        .map_or(0, |part| part.1.len());
+                    let pairs = attended(settings.seq_len, layer.window);
+                    work.forward += 4.0 * queries as f64 * pairs * n_windows as f64;
+                }
             }
         }
         work
+    }
+
+    fn add_stage(&mut self, stage: &Stage, settings: &Settings, tokens: f64) {
+        let inp = stage.in_features() as f64;
+        let rows: usize = stage.linears.iter().map(|linear| linear.out_features).sum();
+        let weights = rows as f64 * inp;
+        self.forward += 2.0 * weights * tokens;
+        self.statistics += tokens * inp * (inp + 1.0);
+        self.solving += match settings.solver {
+            Solver::Rtn => 0.0,
+            // A Cholesky factor and its inverse, a third of a cube each; in the loop half of the columns change for each
+            // one.
+            Solver::Gptq(_) => 2.0 / 3.0 * inp.powi(3) + weights * inp,
+            Solver::Awq => awq::operations(rows, stage.in_features(), settings.scheme),
+        };
     }
 
     /// Least seconds of each part: reading, statistics, solving, forward pass, writing.

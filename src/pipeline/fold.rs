@@ -5,7 +5,7 @@ use half::f16;
 use tch::{Kind, Tensor};
 
 use super::solve::FloatLinear;
-use crate::model::{Block, Compute, Fold, Linear, Model, Rope, Stage, State, Weights};
+use crate::model::{Block, Compute, Fold, Linear, Model, Rope, Stage, StageInput, State, Weights};
 
 /// Largest relative change of a layer's float32 output that counts as rounding.
 const TOLERANCE: f64 = 1e-4;
@@ -45,8 +45,8 @@ pub struct FoldProof<'a> {
     compute: Compute,
     original: (Block, State),
     folded: (Block, State),
-    /// The folded stream's previous stage: the state it started from and its outputs, for folds into its rows.
-    previous: Option<(&'a Stage, State, Vec<Tensor>)>,
+    /// The folded stream's earlier stages: the states they started from and their outputs, for folds into their rows.
+    earlier: Vec<(&'a Stage, State, Vec<Tensor>)>,
     rope: Rope,
 }
 
@@ -78,7 +78,7 @@ impl<'a> FoldProof<'a> {
                 Block::load(model, weights, compute, layer)?,
                 State::new(probe.shallow_clone()),
             ),
-            previous: None,
+            earlier: Vec::new(),
             rope: model.rope(compute, n_tokens as usize)?,
         })
     }
@@ -100,29 +100,32 @@ impl<'a> FoldProof<'a> {
         *state = block.mix(stage, outputs, state.shallow_clone(), &self.rope, None)?;
 
         let (block, state) = &mut self.folded;
-        match (&stage.fold, self.previous.take()) {
-            (Fold::Norm(site), _) => {
+        match &stage.fold {
+            Fold::Norm(site) => {
                 if let Some(norm) = folded_norm {
                     block.set_norm_weight(*site, norm)?;
                 }
             }
-            (Fold::Rows(role), Some((previous, before, mut outputs))) => {
-                if let Some(index) = previous.linears.iter().position(|linear| linear == role) {
-                    let divisors = Tensor::f_from_slice(divisors)?;
-                    outputs[index] = outputs[index].f_div(&divisors)?;
+            Fold::Rows { linear, .. } => {
+                // The stage of that linear again, with its rows divided: it fills the slot that this stage reads.
+                for (earlier, before, outputs) in &mut self.earlier {
+                    let position = (earlier.linears.iter()).position(|other| other.name == *linear);
+                    if let (Some(position), StageInput::Slot(slot)) = (position, stage.input) {
+                        let divisors = Tensor::f_from_slice(divisors)?;
+                        outputs[position] = outputs[position].f_div(&divisors)?;
+                        let (outputs, before) = (copies(outputs)?, before.shallow_clone());
+                        let again = block.mix(earlier, outputs, before, &self.rope, None)?;
+                        state.set_slot(slot, Some(again.slot(slot).shallow_clone()));
+                    }
                 }
-                *state = block.mix(previous, outputs, before, &self.rope, None)?;
             }
-            _ => {}
+            Fold::None => {}
         }
         let outputs = run(stage, block, state, scaled, biases, self.compute)?;
         let before = state.shallow_clone();
-        let kept = outputs
-            .iter()
-            .map(Tensor::f_alias_copy)
-            .collect::<Result<_, _>>()?;
+        let kept = copies(&outputs)?;
         *state = block.mix(stage, outputs, state.shallow_clone(), &self.rope, None)?;
-        self.previous = Some((stage, before, kept));
+        self.earlier.push((stage, before, kept));
         Ok(())
     }
 
@@ -143,6 +146,11 @@ impl<'a> FoldProof<'a> {
         );
         Ok(relative)
     }
+}
+
+fn copies(tensors: &[Tensor]) -> Result<Vec<Tensor>> {
+    let copies = tensors.iter().map(Tensor::f_alias_copy);
+    Ok(copies.collect::<Result<_, _>>()?)
 }
 
 fn run(

@@ -11,7 +11,7 @@ use super::solve::{self, CLIP, FloatLinear, ScaleFound, Solved};
 use super::{Run, Times};
 use crate::cli::settings::Solver;
 use crate::fault::InputError;
-use crate::model::{Block, Fold, Linear, Role, Stage, Weights};
+use crate::model::{Block, Fold, LayerPlan, Linear, LinearPlan, Stage, StageInput, Weights};
 use crate::quant::{InputStats, QuantizedLinear, awq};
 use crate::report::LinearReport;
 
@@ -19,12 +19,13 @@ use crate::report::LinearReport;
 pub struct LayerRun<'a> {
     run: &'a Run<'a>,
     layer: usize,
+    plan: &'a LayerPlan,
     /// Its norms hold what will be stored.
     block: Block,
-    /// Float32, as they will be stored.
-    biases: Vec<(Role, Vec<f32>)>,
-    /// Linears whose rows a later stage's scale will be folded into.
-    pending: Vec<(Role, QuantizedLinear)>,
+    /// By their linear's name; float32, as they will be stored.
+    biases: Vec<(String, Vec<f32>)>,
+    /// Linears, by their names, whose rows a later stage's scale will be folded into.
+    pending: Vec<(String, QuantizedLinear)>,
     /// Stages whose tensors are not all final, or final since the last line of the journal.
     unjournaled: Vec<&'static str>,
 }
@@ -33,18 +34,16 @@ impl<'a> LayerRun<'a> {
     /// Loads the layer's norms and biases.
     pub fn load(run: &'a Run<'a>, layer: usize) -> Result<Self> {
         let (model, source) = (&run.source.model, run.source);
+        let plan = &model.layers[layer];
         let mut biases = Vec::new();
-        for linear in model.arch.linears {
-            if model.has_bias(linear.role) {
-                let name = model.bias_name(layer, linear.role);
-                let (rows, _) = model.linear_shape(linear.role);
-                let bias = crate::tensor::to_f32(&source.tensor(&name, &[rows])?)?;
-                biases.push((linear.role, bias));
-            }
+        for linear in plan.linears().filter(|linear| linear.has_bias) {
+            let bias = source.tensor(&linear.bias_name(), &[linear.out_features])?;
+            biases.push((linear.name.clone(), crate::tensor::to_f32(&bias)?));
         }
         Ok(Self {
             run,
             layer,
+            plan,
             block: Block::load(model, source, run.compute, layer)?,
             biases,
             pending: Vec::new(),
@@ -68,13 +67,12 @@ impl<'a> LayerRun<'a> {
                 FoldProof::new(model, self.run.source, self.layer, hidden)
             })
             .transpose()?;
-        for (index, stage) in model.arch.stages.iter().enumerate() {
+        for (index, stage) in self.plan.stages.iter().enumerate() {
             let start = Instant::now();
             self.prefetch(index);
-            let (_, inp) = model.linear_shape(stage.linears[0]);
             let stats = times
                 .statistics
-                .time(|| activations.observe(&self.block, stage, inp))
+                .time(|| activations.observe(&self.block, stage))
                 .with_context(|| format!("layer {}, input of {}", self.layer, stage.name))?;
             let n_tokens = stats.n_tokens;
             let linears = times.load.time(|| self.load_linears(stage))?;
@@ -84,15 +82,14 @@ impl<'a> LayerRun<'a> {
                 .time(|| self.solve(stage, linears, &stats, activations, proof.as_mut()))?;
             let mut running = Vec::new();
             let first = reports.len();
-            for ((role, solved), energy) in stage.linears.iter().zip(solved).zip(energies) {
-                running.push(self.running(*role, &solved.quantized)?);
-                let (out, inp) = (solved.quantized.out_features, solved.quantized.in_features);
+            for ((linear, solved), energy) in stage.linears.iter().zip(solved).zip(energies) {
+                running.push(self.running(linear, &solved.quantized)?);
                 reports.push(LinearReport {
-                    name: self.run.source.model.linear_name(self.layer, *role),
+                    name: linear.name.clone(),
                     layer: self.layer,
                     stage: stage.name,
-                    out_features: out,
-                    in_features: inp,
+                    out_features: linear.out_features,
+                    in_features: linear.in_features,
                     error: solved.error,
                     relative_error: if energy > 0.0 {
                         solved.error / energy
@@ -104,19 +101,19 @@ impl<'a> LayerRun<'a> {
                     awq: solved.awq,
                     gptq: solved.gptq,
                 });
-                if folds && self.is_fold_source(*role) {
-                    self.pending.push((*role, solved.quantized));
+                if folds && self.is_fold_source(linear) {
+                    self.pending.push((linear.name.clone(), solved.quantized));
                 } else {
-                    self.write(*role, solved.quantized)?;
+                    (self.run.outbox).linear(linear.name.clone(), solved.quantized)?;
                 }
             }
             // Nothing reads what the last stage of all would make.
-            if self.layer + 1 < model.config.n_layers || index + 1 < model.arch.stages.len() {
+            if self.layer + 1 < model.config.n_layers || index + 1 < self.plan.stages.len() {
                 times
                     .forward
                     .time(|| activations.advance(&self.block, stage, running))?;
             }
-            if index + 1 == model.arch.stages.len()
+            if index + 1 == self.plan.stages.len()
                 && let Some(proof) = proof.take()
             {
                 let change = proof
@@ -139,18 +136,15 @@ impl<'a> LayerRun<'a> {
 
     /// The stage's float weights, checked for NaN and infinity.
     fn load_linears(&self, stage: &Stage) -> Result<Vec<FloatLinear>> {
-        let model = &self.run.source.model;
         stage
             .linears
             .iter()
-            .map(|&role| {
-                let name = model.linear_name(self.layer, role);
-                let (out, inp) = model.linear_shape(role);
-                let tensor = format!("{name}.weight");
+            .map(|linear| {
+                let tensor = linear.weight_name();
                 let weight = self
                     .run
                     .source
-                    .tensor(&tensor, &[out, inp])?
+                    .tensor(&tensor, &linear.shape())?
                     .f_to_kind(tch::Kind::Float)?;
                 let bad = weight
                     .f_isfinite()?
@@ -172,7 +166,8 @@ impl<'a> LayerRun<'a> {
                     )
                     .into());
                 }
-                Ok(FloatLinear { role, name, weight })
+                let name = linear.name.clone();
+                Ok(FloatLinear { name, weight })
             })
             .collect()
     }
@@ -180,11 +175,11 @@ impl<'a> LayerRun<'a> {
     /// Codes for the stage's linears. With AWQ the channel scale is folded away on the way, in `activations` and the proof too.
     fn solve(
         &mut self,
-        stage: &'static Stage,
+        stage: &'a Stage,
         linears: Vec<FloatLinear>,
         stats: &InputStats,
         activations: &mut Activations,
-        proof: Option<&mut FoldProof<'static>>,
+        proof: Option<&mut FoldProof<'a>>,
     ) -> Result<Vec<Solved>> {
         let scheme = self.run.settings.scheme;
         match &self.run.settings.solver {
@@ -197,15 +192,18 @@ impl<'a> LayerRun<'a> {
 
     fn solve_awq(
         &mut self,
-        stage: &'static Stage,
+        stage: &'a Stage,
         linears: Vec<FloatLinear>,
         stats: &InputStats,
         activations: &mut Activations,
-        proof: Option<&mut FoldProof<'static>>,
+        proof: Option<&mut FoldProof<'a>>,
     ) -> Result<Vec<Solved>> {
         let scheme = self.run.settings.scheme;
         let start = Instant::now();
-        let classes = self.run.source.model.fold_classes(stage);
+        let classes = match &stage.fold {
+            Fold::Rows { rows, .. } => Some(&rows[..]),
+            Fold::Norm(_) | Fold::None => None,
+        };
         let weights: Vec<Tensor> = linears
             .iter()
             .map(|linear| linear.weight.shallow_clone())
@@ -216,17 +214,16 @@ impl<'a> LayerRun<'a> {
                 vec![1.0; stats.abs_sum.size1()? as usize],
             )
         } else {
-            let search = awq::search_scale(&weights, stats, scheme, classes.as_deref(), CLIP)?;
+            let search = awq::search_scale(&weights, stats, scheme, classes, CLIP)?;
             (ScaleFound::of(&search), search.channel_scale)
         };
-        let divisors = self.fold(stage, &mut scale, classes.as_deref(), activations)?;
+        let divisors = self.fold(stage, &mut scale, activations)?;
         let stats = awq::scale_stats(stats, &scale)?;
         let columns = Tensor::f_from_slice(&scale)?;
         let scaled = linears
             .iter()
             .map(|linear| {
                 Ok(FloatLinear {
-                    role: linear.role,
                     name: linear.name.clone(),
                     weight: linear.weight.f_mul(&columns)?,
                 })
@@ -236,7 +233,7 @@ impl<'a> LayerRun<'a> {
         if let Some(proof) = proof {
             let biases = linears
                 .iter()
-                .map(|linear| self.bias(linear.role))
+                .map(|linear| self.bias(&linear.name))
                 .collect::<Result<Vec<_>>>()?;
             let norm = match stage.fold {
                 Fold::Norm(site) => Some(self.block.norm_weight(site)),
@@ -255,54 +252,50 @@ impl<'a> LayerRun<'a> {
         &mut self,
         stage: &Stage,
         scale: &mut Vec<f32>,
-        classes: Option<&[usize]>,
         activations: &mut Activations,
     ) -> Result<Vec<f32>> {
         let model = &self.run.source.model;
-        match stage.fold {
+        match &stage.fold {
             Fold::None => Ok(Vec::new()),
             Fold::Norm(site) => {
-                let weight = crate::tensor::to_f32(self.block.norm_weight(site))?;
+                let weight = crate::tensor::to_f32(self.block.norm_weight(*site))?;
                 let (stored, applied) = divide_norm(&weight, model.arch.norm.offset(), scale);
                 *scale = applied;
                 self.block
-                    .set_norm_weight(site, &Tensor::f_from_slice(&stored)?)?;
+                    .set_norm_weight(*site, &Tensor::f_from_slice(&stored)?)?;
                 Ok(Vec::new())
             }
-            Fold::Rows(role) => {
-                let (rows, _) = model.linear_shape(role);
-                let mut divisors = vec![1.0; rows];
-                for (channel, scale) in scale.iter().enumerate() {
-                    divisors[classes.map_or(channel, |classes| classes[channel])] = *scale;
+            Fold::Rows { linear, rows } => {
+                let pending = self.pending.iter_mut().find(|pending| pending.0 == *linear);
+                let (_, quantized) = pending.with_context(|| format!("{linear} is not solved"))?;
+                let mut divisors = vec![1.0; quantized.out_features];
+                for (row, scale) in rows.iter().zip(&*scale) {
+                    divisors[*row] = *scale;
                 }
-                for (_, quantized) in self
-                    .pending
-                    .iter_mut()
-                    .filter(|(pending, _)| *pending == role)
-                {
-                    quantized.divide_rows(&divisors);
-                }
-                if let Some((_, bias)) = self.biases.iter_mut().find(|bias| bias.0 == role) {
+                quantized.divide_rows(&divisors);
+                if let Some((_, bias)) = self.biases.iter_mut().find(|bias| bias.0 == *linear) {
                     for (bias, divisor) in bias.iter_mut().zip(&divisors) {
                         *bias /= divisor;
                     }
                 }
-                activations.divide_rows(role, &divisors, scale)?;
+                if let StageInput::Slot(slot) = stage.input {
+                    activations.divide_rows(linear, &divisors, slot, scale)?;
+                }
                 Ok(divisors)
             }
         }
     }
 
     /// A linear's bias in float32, as it will be stored.
-    fn bias(&self, role: Role) -> Result<Option<Tensor>> {
-        let bias = self.biases.iter().find(|bias| bias.0 == role);
+    fn bias(&self, linear: &str) -> Result<Option<Tensor>> {
+        let bias = self.biases.iter().find(|bias| bias.0 == linear);
         Ok(bias
             .map(|(_, values)| Tensor::f_from_slice(values))
             .transpose()?)
     }
 
     /// The linear as the runtimes will compute it.
-    fn running(&self, role: Role, quantized: &QuantizedLinear) -> Result<Linear> {
+    fn running(&self, linear: &LinearPlan, quantized: &QuantizedLinear) -> Result<Linear> {
         let place = |tensor: Tensor| {
             tensor
                 .f_to_device(self.run.compute.device)?
@@ -310,58 +303,44 @@ impl<'a> LayerRun<'a> {
         };
         Ok(Linear {
             weight: place(quantized.dequantize_tensor()?)?,
-            bias: self.bias(role)?.map(place).transpose()?,
+            bias: self.bias(&linear.name)?.map(place).transpose()?,
         })
     }
 
-    fn is_fold_source(&self, role: Role) -> bool {
-        let stages = self.run.source.model.arch.stages;
-        stages
-            .iter()
-            .any(|stage| matches!(stage.fold, Fold::Rows(source) if source == role))
+    fn is_fold_source(&self, source: &LinearPlan) -> bool {
+        let folds = self.plan.stages.iter().map(|stage| &stage.fold);
+        folds
+            .into_iter()
+            .any(|fold| matches!(fold, Fold::Rows { linear, .. } if *linear == source.name))
     }
 
     /// Asks for the weights of the stage after this one, so that the disk works while this one is computed.
     fn prefetch(&self, index: usize) {
-        let model = &self.run.source.model;
-        let stages = model.arch.stages;
-        let (layer, next) = match stages.get(index + 1) {
-            Some(next) => (self.layer, next),
-            None => (self.layer + 1, &stages[0]),
-        };
-        for &role in next.linears {
-            let name = format!("{}.weight", model.linear_name(layer, role));
-            self.run.source.checkpoint.prefetch(&name);
+        let source = self.run.source;
+        let next = (self.plan.stages.get(index + 1))
+            .or_else(|| source.model.layers.get(self.layer + 1)?.stages.first());
+        for linear in next.iter().flat_map(|stage| &stage.linears) {
+            source.checkpoint.prefetch(&linear.weight_name());
         }
-    }
-
-    fn write(&self, role: Role, quantized: QuantizedLinear) -> Result<()> {
-        let module = self.run.source.model.linear_name(self.layer, role);
-        self.run.outbox.linear(module, quantized)
     }
 
     /// Writes what waited for `stage`, with the layer's last stage the norms and biases too, and journals the stages whose
     /// tensors are all final now.
     fn settle(&mut self, stage: &Stage) -> Result<()> {
-        let model = &self.run.source.model;
         self.unjournaled.push(stage.name);
-        let (settled, pending) = std::mem::take(&mut self.pending)
-            .into_iter()
-            .partition(|(role, _)| stage.fold == Fold::Rows(*role));
-        self.pending = pending;
-        let settled: Vec<(Role, QuantizedLinear)> = settled;
-        for (role, quantized) in settled {
-            self.write(role, quantized)?;
+        if let Fold::Rows { linear, .. } = &stage.fold
+            && let Some(position) = self.pending.iter().position(|pending| pending.0 == *linear)
+        {
+            let (name, quantized) = self.pending.remove(position);
+            self.run.outbox.linear(name, quantized)?;
         }
-        if model.arch.stages.last() == Some(stage) {
-            for &(site, _) in model.arch.norms {
-                let norm = crate::tensor::to_f32(self.block.norm_weight(site))?;
-                let name = model.norm_name(self.layer, site);
-                self.run.outbox.float16(name, norm)?;
+        if self.plan.stages.last() == Some(stage) {
+            for norm in &self.plan.norms {
+                let weight = crate::tensor::to_f32(self.block.norm_weight(norm.site))?;
+                self.run.outbox.float16(norm.name.clone(), weight)?;
             }
-            for (role, bias) in self.biases.drain(..) {
-                let name = model.bias_name(self.layer, role);
-                self.run.outbox.float16(name, bias)?;
+            for (linear, bias) in self.biases.drain(..) {
+                self.run.outbox.float16(format!("{linear}.bias"), bias)?;
             }
         }
         if self.pending.is_empty() {

@@ -5,7 +5,7 @@ use tch::Device;
 
 use crate::cli::settings::Settings;
 use crate::fault::ResourceError;
-use crate::model::{Compute, Mix, Model, Stage, StageInput};
+use crate::model::{Compute, Model, Stage, StageInput};
 use crate::report::human_bytes;
 
 /// Most tokens that run through a layer together: enough for full-speed products, few enough for a CPU's caches.
@@ -48,17 +48,13 @@ impl MemoryPlan {
     ) -> Result<Self, ResourceError> {
         let element = compute.kind.elt_size_in_bytes();
         let windows = settings.num_samples;
-        let stages = model.arch.stages;
-        let stage = stages
-            .iter()
-            .map(|stage| stage_bytes(model, stage, element));
+        let stages = || model.layers.iter().flat_map(|layer| &layer.stages);
+        let stage = stages().map(|stage| stage_bytes(stage, element)).max();
         // Attention needs whole windows.
-        let widest = |tokens: usize, attends: bool| {
-            let stages = stages
-                .iter()
-                .filter(|stage| attends == (stage.mix == Mix::Attention));
-            let tokens_bytes = stages.map(|stage| tokens * token_bytes(model, stage, element));
-            tokens_bytes.max().unwrap_or(0)
+        let widest = |tokens: usize, tokenwise: bool| {
+            let stages = stages().filter(|stage| stage.is_tokenwise() == tokenwise);
+            let bytes = stages.map(|stage| tokens * token_bytes(stage, element));
+            bytes.max().unwrap_or(0)
         };
         let largest = settings.batch_size.unwrap_or_else(|| {
             let windows_per_batch = TOKENS_PER_BATCH / settings.seq_len;
@@ -70,11 +66,11 @@ impl MemoryPlan {
             recompute,
             slice,
             activations: (windows * settings.seq_len * width(model, recompute) * element) as u64,
-            stage: stage.clone().max().unwrap_or(0) as u64,
+            stage: stage.unwrap_or(0) as u64,
             batch: {
                 let whole = batch_size * settings.seq_len;
                 let part = batch_size * slice.unwrap_or(settings.seq_len);
-                widest(whole, true).max(widest(part, false)) as u64
+                widest(whole, false).max(widest(part, true)) as u64
             },
         };
         let on_host = |plan: &Self| match compute.device {
@@ -122,33 +118,32 @@ impl MemoryPlan {
 /// Elements that a token's activations take between two stages: the residual stream, and the widest of what the mixing
 /// steps leave.
 fn width(model: &Model, recompute: bool) -> usize {
-    let stages = model.arch.stages;
-    let carried = stages
-        .iter()
-        .zip(&stages[1..])
-        .filter_map(|(mixed, reader)| {
-            let kept =
-                reader.input == StageInput::Carried && !(recompute && mixed.mix == Mix::GatedMlp);
-            kept.then(|| model.linear_shape(reader.linears[0]).1)
+    let left = |stages: &[Stage]| {
+        let pairs = stages.iter().zip(&stages[1..]);
+        let kept = pairs.filter(|(maker, reader)| {
+            matches!(reader.input, StageInput::Slot(_))
+                && !(recompute && maker.makes_mlp_activations())
         });
-    model.config.hidden_size + carried.max().unwrap_or(0)
+        kept.map(|(_, reader)| reader.in_features()).max()
+    };
+    let widest = model.layers.iter().filter_map(|layer| left(&layer.stages));
+    model.config.hidden_size + widest.max().unwrap_or(0)
 }
 
 /// Bytes of a stage's weights (float32, scaled or updated, as codes, as they run, and waiting to be written) and Gram matrix.
-fn stage_bytes(model: &Model, stage: &Stage, element: usize) -> usize {
-    let shapes = stage.linears.iter().map(|&role| model.linear_shape(role));
-    let weights: usize = shapes.map(|(out, inp)| out * inp).sum();
-    let inp = model.linear_shape(stage.linears[0]).1;
-    weights * (4 + 4 + 1 + 1 + element) + inp * inp * 4 * GRAM_COPIES
+fn stage_bytes(stage: &Stage, element: usize) -> usize {
+    let inp = stage.in_features();
+    outputs(stage) * inp * (4 + 4 + 1 + 1 + element) + inp * inp * 4 * GRAM_COPIES
 }
 
 /// Bytes of one token's temporaries in a stage: its input in float32 and as it is read, its outputs and what the mixing
 /// step makes of them.
-fn token_bytes(model: &Model, stage: &Stage, element: usize) -> usize {
-    let shapes = stage.linears.iter().map(|&role| model.linear_shape(role));
-    let outputs: usize = shapes.map(|(out, _)| out).sum();
-    let inp = model.linear_shape(stage.linears[0]).1;
-    inp * (4 + 4 + element) + 2 * outputs * element
+fn token_bytes(stage: &Stage, element: usize) -> usize {
+    stage.in_features() * (4 + 4 + element) + 2 * outputs(stage) * element
+}
+
+fn outputs(stage: &Stage) -> usize {
+    stage.linears.iter().map(|linear| linear.out_features).sum()
 }
 
 #[cfg(test)]

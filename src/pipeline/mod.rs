@@ -246,7 +246,8 @@ fn quantize_layers(
     let model = &run.source.model;
     let mut activations =
         Activations::embed(model, run.source, run.compute, &windows.ids, &plan.memory)?;
-    let mut progress = Progress::new(model.config.n_layers, model.arch.stages.len());
+    let n_stages = model.layers.iter().map(|layer| layer.stages.len());
+    let mut progress = Progress::new(model.config.n_layers, n_stages.max().unwrap_or(0));
     let mut reports = Vec::new();
     for layer in 0..model.config.n_layers {
         let layer_run = layer::LayerRun::load(run, layer)?;

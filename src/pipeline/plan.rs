@@ -15,7 +15,7 @@ use crate::cli::settings::Settings;
 use crate::device;
 use crate::device::rates::Rates;
 use crate::fault::{InputError, ResourceError};
-use crate::model::{Compute, Role};
+use crate::model::{Compute, LayerPlan, LinearPlan};
 use crate::pack::{self, RuleOutcome};
 use crate::quant::GroupSize;
 use crate::quant::gptq::ActOrder;
@@ -47,19 +47,10 @@ impl Plan {
             let remedy = "give the original, unquantized model";
             return Err(InputError::new(&path, "the model is quantized already", remedy).into());
         }
-        let n_layers = model.config.n_layers;
-        let roles: Vec<Role> = model
-            .arch
-            .stages
+        let linears: Vec<&LinearPlan> = model.layers.iter().flat_map(LayerPlan::linears).collect();
+        let shapes: Vec<(String, usize, usize)> = linears
             .iter()
-            .flat_map(|stage| stage.linears.iter().copied())
-            .collect();
-        let shapes: Vec<(String, usize, usize)> = roles
-            .iter()
-            .map(|&role| {
-                let (out, inp) = model.linear_shape(role);
-                (model.linear_name(0, role), out, inp)
-            })
+            .map(|linear| (linear.name.clone(), linear.out_features, linear.in_features))
             .collect();
         let request = pack::Request {
             format,
@@ -76,20 +67,14 @@ impl Plan {
         let mut used = HashSet::new();
         let mut parameters = 0;
         let mut quantized_parameters = 0;
-        let linears: HashSet<String> = (0..n_layers)
-            .flat_map(|layer| {
-                roles
-                    .iter()
-                    .map(move |&role| model.linear_name(layer, role))
-            })
-            .collect();
+        let linears: HashSet<&str> = linears.iter().map(|linear| linear.name.as_str()).collect();
         for (name, shape) in model.tensors() {
             source.check(&name, &shape)?;
             let numel = shape.iter().product::<usize>() as u64;
             parameters += numel;
             match name
                 .strip_suffix(".weight")
-                .filter(|module| linears.contains(*module))
+                .filter(|module| linears.contains(module))
             {
                 Some(module) => {
                     quantized_parameters += numel;

@@ -5,7 +5,6 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use tch::Tensor;
 
-use crate::model::Role;
 use crate::quant::{self, InputStats, QuantizedLinear, Scheme, awq, gptq};
 use crate::report::{AwqReport, GptqReport};
 
@@ -15,7 +14,6 @@ pub const CLIP: bool = true;
 
 /// A linear in float32 on the host, `[out, in]`.
 pub struct FloatLinear {
-    pub role: Role,
     /// Module name, such as `model.layers.0.self_attn.q_proj`.
     pub name: String,
     pub weight: Tensor,

@@ -1,6 +1,6 @@
 //! Llama 1 to 3 and what is stored under its names: SmolLM2, TinyLlama, Yi and others.
 
-use super::{Architecture, Bias, GATED_STAGES, NormKind, NormSite, WindowRule, llama_linears};
+use super::{Architecture, Bias, NormKind, NormSite, WindowRule, llama_attention, llama_mlp};
 
 pub const LLAMA: Architecture = Architecture {
     model_type: "llama",
@@ -9,13 +9,13 @@ pub const LLAMA: Architecture = Architecture {
     layers: "model.layers",
     final_norm: "model.norm.weight",
     head: "lm_head.weight",
-    linears: &llama_linears(Bias::AttentionBias, Bias::AttentionBias, Bias::MlpBias),
     norms: &[
         (NormSite::Attention, "input_layernorm"),
         (NormSite::Mlp, "post_attention_layernorm"),
     ],
-    stages: GATED_STAGES,
     norm: NormKind::Rms,
+    attention: llama_attention(Bias::AttentionBias, Bias::AttentionBias),
+    mlp: llama_mlp(Bias::MlpBias),
     window: WindowRule::Never,
     defaults: &[("max_position_embeddings", 2048)],
     requires: &[

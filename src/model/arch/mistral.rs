@@ -1,12 +1,13 @@
 //! Mistral: Llama with a sliding window in every layer, unless `sliding_window` is null.
 
 use super::llama::LLAMA;
-use super::{Architecture, Bias, WindowRule, llama_linears};
+use super::{Architecture, Bias, WindowRule, llama_attention, llama_mlp};
 
 pub const MISTRAL: Architecture = Architecture {
     model_type: "mistral",
     architecture: "MistralForCausalLM",
-    linears: &llama_linears(Bias::Never, Bias::Never, Bias::Never),
+    attention: llama_attention(Bias::Never, Bias::Never),
+    mlp: llama_mlp(Bias::Never),
     window: WindowRule::EveryLayer,
     defaults: &[
         ("max_position_embeddings", 131_072),

@@ -10,7 +10,7 @@ mod qwen3;
 
 use super::Error;
 
-/// The linear layers of a decoder layer.
+/// What a linear's output, or a block of it, is to the mixing step that follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {
     Q,
@@ -35,46 +35,32 @@ pub enum NormSite {
     Key,
 }
 
-/// What the linears of a stage read.
+/// A linear as it is stored, which is how it is quantized and written: what runtimes have as one module stays one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StageInput {
-    /// A norm of the residual stream.
-    Norm(NormSite),
-    /// What the previous stage's mix left.
-    Carried,
-}
-
-/// What turns the outputs of a stage's linears into the next stage's input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mix {
-    /// Causal self-attention over the outputs of Q, K, V.
-    Attention,
-    /// The output is added to the residual stream.
-    Residual,
-    /// `act(gate) * up`.
-    GatedMlp,
-}
-
-/// Where the inverse of a channel scale of a stage's input can be folded, leaving the layer's function unchanged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fold {
-    /// Into the norm's weight.
-    Norm(NormSite),
-    /// Into the rows, and the bias, of an earlier stage's linear. The input of O has one channel per query head while V
-    /// has one per key-value head, so there the scale must be equal over the query heads that share a value head.
-    Rows(Role),
-    /// Nowhere.
-    None,
-}
-
-/// Linears that read the same input, and the mixing step after them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stage {
+pub struct LinearSpec {
+    /// Inside the layer, without `.weight`.
     pub name: &'static str,
-    pub input: StageInput,
-    pub linears: &'static [Role],
-    pub mix: Mix,
-    pub fold: Fold,
+    /// What its rows compute: blocks, one after the other.
+    pub parts: &'static [Role],
+}
+
+/// The attention of a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attention {
+    /// They compute Q, K and V.
+    pub inputs: &'static [LinearSpec],
+    pub bias: Bias,
+    pub output: LinearSpec,
+    pub output_bias: Bias,
+}
+
+/// The MLP of a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mlp {
+    /// They compute the gate and what it is multiplied with.
+    pub inputs: &'static [LinearSpec],
+    pub output: LinearSpec,
+    pub bias: Bias,
 }
 
 /// How a norm uses its weight `w`.
@@ -119,15 +105,6 @@ pub enum WindowRule {
     ByLayerType,
 }
 
-/// Name and bias of one linear.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LinearSpec {
-    pub role: Role,
-    /// Inside the layer, without `.weight`.
-    pub name: &'static str,
-    pub bias: Bias,
-}
-
 /// One model family.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Architecture {
@@ -143,35 +120,16 @@ pub struct Architecture {
     pub final_norm: &'static str,
     /// Tensor name of the output projection, where it is not tied to the embedding.
     pub head: &'static str,
-    pub linears: &'static [LinearSpec],
     /// Names inside the layer, without `.weight`.
     pub norms: &'static [(NormSite, &'static str)],
-    pub stages: &'static [Stage],
     pub norm: NormKind,
+    pub attention: Attention,
+    pub mlp: Mlp,
     pub window: WindowRule,
     /// What transformers takes for a key that is absent (not null).
     pub defaults: &'static [(&'static str, usize)],
     /// Keys that must be absent or hold one of these JSON values, because the forward pass computes nothing else.
     pub requires: &'static [(&'static str, &'static [&'static str])],
-}
-
-impl Architecture {
-    /// The linear of a role; every row has every role that its stages name.
-    pub fn linear(&self, role: Role) -> &LinearSpec {
-        self.linears
-            .iter()
-            .find(|linear| linear.role == role)
-            .unwrap_or_else(|| panic!("{} has no {role:?}", self.model_type))
-    }
-
-    /// The name of a norm inside the layer.
-    pub fn norm_name(&self, site: NormSite) -> &'static str {
-        self.norms
-            .iter()
-            .find(|norm| norm.0 == site)
-            .unwrap_or_else(|| panic!("{} has no norm at {site:?}", self.model_type))
-            .1
-    }
 }
 
 /// Every family that can be quantized.
@@ -182,52 +140,36 @@ pub const ARCHITECTURES: &[&Architecture] = &[
     &qwen3::QWEN3,
 ];
 
-/// The four stages of a layer with pre-norms, grouped attention and a gated MLP.
-const GATED_STAGES: &[Stage] = &[
-    Stage {
-        name: "attention inputs",
-        input: StageInput::Norm(NormSite::Attention),
-        linears: &[Role::Q, Role::K, Role::V],
-        mix: Mix::Attention,
-        fold: Fold::Norm(NormSite::Attention),
-    },
-    Stage {
-        name: "attention output",
-        input: StageInput::Carried,
-        linears: &[Role::O],
-        mix: Mix::Residual,
-        fold: Fold::Rows(Role::V),
-    },
-    Stage {
-        name: "MLP inputs",
-        input: StageInput::Norm(NormSite::Mlp),
-        linears: &[Role::Gate, Role::Up],
-        mix: Mix::GatedMlp,
-        fold: Fold::Norm(NormSite::Mlp),
-    },
-    Stage {
-        name: "MLP output",
-        input: StageInput::Carried,
-        linears: &[Role::Down],
-        mix: Mix::Residual,
-        fold: Fold::Rows(Role::Up),
-    },
-];
-
-/// The linears under the names that Llama gave them; `attention` is the bias of Q, K and V.
-const fn llama_linears(attention: Bias, output: Bias, mlp: Bias) -> [LinearSpec; 7] {
-    const fn spec(role: Role, name: &'static str, bias: Bias) -> LinearSpec {
-        LinearSpec { role, name, bias }
+/// Q, K, V and O under the names that Llama gave them.
+const fn llama_attention(bias: Bias, output_bias: Bias) -> Attention {
+    const INPUTS: &[LinearSpec] = &[
+        linear("self_attn.q_proj", &[Role::Q]),
+        linear("self_attn.k_proj", &[Role::K]),
+        linear("self_attn.v_proj", &[Role::V]),
+    ];
+    Attention {
+        inputs: INPUTS,
+        bias,
+        output: linear("self_attn.o_proj", &[Role::O]),
+        output_bias,
     }
-    [
-        spec(Role::Q, "self_attn.q_proj", attention),
-        spec(Role::K, "self_attn.k_proj", attention),
-        spec(Role::V, "self_attn.v_proj", attention),
-        spec(Role::O, "self_attn.o_proj", output),
-        spec(Role::Gate, "mlp.gate_proj", mlp),
-        spec(Role::Up, "mlp.up_proj", mlp),
-        spec(Role::Down, "mlp.down_proj", mlp),
-    ]
+}
+
+/// The gated MLP under the names that Llama gave it.
+const fn llama_mlp(bias: Bias) -> Mlp {
+    const INPUTS: &[LinearSpec] = &[
+        linear("mlp.gate_proj", &[Role::Gate]),
+        linear("mlp.up_proj", &[Role::Up]),
+    ];
+    Mlp {
+        inputs: INPUTS,
+        output: linear("mlp.down_proj", &[Role::Down]),
+        bias,
+    }
+}
+
+const fn linear(name: &'static str, parts: &'static [Role]) -> LinearSpec {
+    LinearSpec { name, parts }
 }
 
 /// The row for this `config.json`.
@@ -297,26 +239,28 @@ mod tests {
                 assert_ne!(arch.model_type, other.model_type);
                 assert_ne!(arch.architecture, other.architecture);
             }
-            let staged: Vec<Role> = arch
-                .stages
-                .iter()
-                .flat_map(|stage| stage.linears)
-                .copied()
-                .collect();
-            let named: Vec<Role> = arch.linears.iter().map(|linear| linear.role).collect();
+            let parts = |linears: &[LinearSpec]| -> Vec<Role> {
+                linears
+                    .iter()
+                    .flat_map(|linear| linear.parts)
+                    .copied()
+                    .collect()
+            };
+            let model_type = arch.model_type;
             assert_eq!(
-                staged, named,
-                "{}: each linear is in one stage, in order",
-                arch.model_type
+                parts(arch.attention.inputs),
+                [Role::Q, Role::K, Role::V],
+                "{model_type}"
             );
-            for (i, stage) in arch.stages.iter().enumerate() {
-                if let StageInput::Norm(site) = stage.input {
-                    arch.norm_name(site);
-                    assert_eq!(stage.fold, Fold::Norm(site));
-                }
-                if let Fold::Rows(role) = stage.fold {
-                    assert!(i > 0 && arch.stages[i - 1].linears.contains(&role));
-                }
+            assert_eq!(arch.attention.output.parts, [Role::O], "{model_type}");
+            assert_eq!(
+                parts(arch.mlp.inputs),
+                [Role::Gate, Role::Up],
+                "{model_type}"
+            );
+            assert_eq!(arch.mlp.output.parts, [Role::Down], "{model_type}");
+            for site in [NormSite::Attention, NormSite::Mlp] {
+                assert!(arch.norms.iter().any(|norm| norm.0 == site), "{model_type}");
             }
         }
     }

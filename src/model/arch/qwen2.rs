@@ -1,12 +1,13 @@
 //! Qwen 2 and 2.5: Llama with biases on Q, K and V, and a sliding window in the layers that the config names.
 
 use super::llama::LLAMA;
-use super::{Architecture, Bias, WindowRule, llama_linears};
+use super::{Architecture, Bias, WindowRule, llama_attention, llama_mlp};
 
 pub const QWEN2: Architecture = Architecture {
     model_type: "qwen2",
     architecture: "Qwen2ForCausalLM",
-    linears: &llama_linears(Bias::Always, Bias::Never, Bias::Never),
+    attention: llama_attention(Bias::Always, Bias::Never),
+    mlp: llama_mlp(Bias::Never),
     window: WindowRule::ByLayerType,
     defaults: &[
         ("max_position_embeddings", 32_768),

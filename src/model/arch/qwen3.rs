@@ -1,12 +1,13 @@
 //! Qwen 3 (dense): each head's query and key are normalized, and heads are as wide as `head_dim` says.
 
 use super::llama::LLAMA;
-use super::{Architecture, Bias, NormSite, WindowRule, llama_linears};
+use super::{Architecture, Bias, NormSite, WindowRule, llama_attention, llama_mlp};
 
 pub const QWEN3: Architecture = Architecture {
     model_type: "qwen3",
     architecture: "Qwen3ForCausalLM",
-    linears: &llama_linears(Bias::AttentionBias, Bias::AttentionBias, Bias::Never),
+    attention: llama_attention(Bias::AttentionBias, Bias::AttentionBias),
+    mlp: llama_mlp(Bias::Never),
     norms: &[
         (NormSite::Attention, "input_layernorm"),
         (NormSite::Query, "self_attn.q_norm"),
