@@ -3,13 +3,16 @@
 //! Each kernel takes the [`InstructionSet`] to use as its first argument and has a portable twin, which its tests
 //! compare every other version with. Programs pass [`chosen`]; tests go through [`available`].
 
+pub mod columns;
 pub mod gram;
+mod grids;
 mod lanes;
 pub mod ranges;
 mod vectorized;
 
 use std::sync::OnceLock;
 
+pub use grids::{Fit, Levels, ZeroPoint};
 pub use vectorized::{Vectorized, vectorized};
 
 /// The environment variable that overrides the choice, by [`InstructionSet::name`].

@@ -1,6 +1,6 @@
 //! The factor of the inverse Gram matrix that tells GPTQ how the other columns make good one column's error.
 
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use super::order::Order;
 use super::{ActOrder, Settings};
@@ -27,7 +27,7 @@ pub struct Factor {
     /// What was added to the diagonal of G.
     pub(super) damping: f64,
     pub(super) n_tokens: usize,
-    /// Columns to set to 0.
+    /// Positions of columns to set to 0.
     dead: Vec<i64>,
     act_order: ActOrder,
     group_columns: usize,
@@ -80,7 +80,10 @@ impl Factor {
         drop(gram);
         let upper = invert_lower(&lower)?.f_flip([0, 1])?;
         let roots = tensor::to_f32(&upper.f_diagonal(0, 0, 1)?)?;
-        let dead = (0..size).filter(|&j| diagonal[j] == 0.0 && n_dead < size);
+        let dead: Vec<i64> = (order.columns.iter().zip(0..))
+            .filter(|(column, _)| diagonal[**column] == 0.0 && n_dead < size)
+            .map(|(_, position)| position)
+            .collect();
         Ok(Self {
             upper,
             order,
@@ -88,7 +91,7 @@ impl Factor {
             // What stands in for a G of zeros is damping too.
             damping: (damp_used + f64::from(u8::from(n_dead == size))) * mean,
             n_tokens: stats.n_tokens,
-            dead: dead.map(|j| j as i64).collect(),
+            dead,
             act_order: settings.act_order,
             group_columns: scheme.group_columns(size),
             damp_used,
@@ -106,13 +109,10 @@ impl Factor {
         assert_eq!(self.act_order, settings.act_order);
     }
 
-    /// `weight` with its dead columns set to 0: what they are does not matter, and 0 widens no grid.
-    pub(super) fn without_dead(&self, weight: &Tensor) -> Result<Tensor, tch::TchError> {
-        if self.dead.is_empty() {
-            return Ok(weight.shallow_clone());
-        }
-        let dead = Tensor::f_from_slice(&self.dead)?.f_to_device(weight.device())?;
-        weight.f_index_fill(1, &dead, 0.0)
+    /// The positions of dead columns, if there are any.
+    pub(super) fn dead(&self, device: Device) -> Result<Option<Tensor>, tch::TchError> {
+        let dead = (!self.dead.is_empty()).then(|| Tensor::f_from_slice(&self.dead));
+        dead.map(|dead| dead?.f_to_device(device)).transpose()
     }
 }
 
