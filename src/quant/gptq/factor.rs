@@ -1,5 +1,6 @@
 //! The factor of the inverse Gram matrix that tells GPTQ how the other columns make good one column's error.
 
+use rayon::prelude::*;
 use tch::{Device, Tensor};
 
 use super::order::Order;
@@ -57,8 +58,7 @@ impl Factor {
         let order = Order::new(settings.act_order, &diagonal, scheme);
 
         // With a Cholesky factor of the reversed matrix, reversed again, G = RRᵀ and R is upper triangular: U = R⁻¹.
-        let index = order.index(device)?.f_flip([0])?;
-        let gram = (stats.gram.f_index_select(0, &index)?).f_index_select(1, &index)?;
+        let gram = reversed(&stats.gram, &order)?;
         let fill: Vec<f32> = (order.columns.iter().rev())
             .map(|&column| {
                 if diagonal[column] == 0.0 {
@@ -134,31 +134,59 @@ fn cholesky(gram: &Tensor, mean: f64, damp: f64) -> Result<Option<(Tensor, f64)>
     }
 }
 
-/// The inverse of a lower triangular matrix, by halves: products, and half the work of a solve against the identity.
+/// `gram` with rows and columns in the reversed order of solving; on the host the lower triangle alone, and 0 above it.
+fn reversed(gram: &Tensor, order: &Order) -> Result<Tensor, Error> {
+    if gram.device() != Device::Cpu {
+        let index = order.index(gram.device())?.f_flip([0])?;
+        return Ok(gram.f_index_select(0, &index)?.f_index_select(1, &index)?);
+    }
+    let size = order.columns.len();
+    let columns: Vec<usize> = order.columns.iter().rev().copied().collect();
+    let gram = gram.f_contiguous()?;
+    let source = tensor::f32_slice(&gram);
+    let mut target = tensor::Exclusive::zeros(&[size, size])?;
+    let rows = target.values().par_chunks_mut(size).enumerate();
+    rows.for_each(|(row, target)| {
+        let source = &source[columns[row] * size..][..size];
+        for (target, &column) in target.iter_mut().zip(&columns[..=row]) {
+            *target = source[column];
+        }
+    });
+    Ok(target.into_tensor())
+}
+
+/// The inverse of a lower triangular matrix.
 fn invert_lower(lower: &Tensor) -> Result<Tensor, tch::TchError> {
+    let inverse = lower.f_zeros_like()?;
+    invert_lower_into(lower, &inverse)?;
+    Ok(inverse)
+}
+
+/// Writes the inverse by halves: products, and half the work of a solve against the identity.
+fn invert_lower_into(lower: &Tensor, inverse: &Tensor) -> Result<(), tch::TchError> {
     let size = lower.size()[0];
     if size <= INVERSE_LEAF {
         let identity = Tensor::f_eye(size, (lower.kind(), lower.device()))?;
-        return lower.f_linalg_solve_triangular(&identity, false, true, false);
+        let solved = lower.f_linalg_solve_triangular(&identity, false, true, false)?;
+        return inverse.shallow_clone().f_copy_(&solved);
     }
     let (half, rest) = (size / 2, size - size / 2);
     let part = |of: &Tensor, row, rows, column, columns| {
         of.f_narrow(0, row, rows)?.f_narrow(1, column, columns)
     };
-    let top = invert_lower(&part(lower, 0, half, 0, half)?)?;
-    let bottom = invert_lower(&part(lower, half, rest, half, rest)?)?;
-    let corner = bottom.f_mm(&part(lower, half, rest, 0, half)?.f_mm(&top)?)?;
-    let inverse = lower.f_zeros_like()?;
-    part(&inverse, 0, half, 0, half)?.f_copy_(&top)?;
-    part(&inverse, half, rest, half, rest)?.f_copy_(&bottom)?;
-    part(&inverse, half, rest, 0, half)?.f_copy_(&corner.f_neg()?)?;
-    Ok(inverse)
+    let top = part(inverse, 0, half, 0, half)?;
+    let bottom = part(inverse, half, rest, half, rest)?;
+    invert_lower_into(&part(lower, 0, half, 0, half)?, &top)?;
+    invert_lower_into(&part(lower, half, rest, half, rest)?, &bottom)?;
+    let corner = part(lower, half, rest, 0, half)?.f_mm(&top)?.f_neg_()?;
+    let _ = bottom.f_mm_out(&part(inverse, half, rest, 0, half)?, &corner)?;
+    Ok(())
 }
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
-    use tch::{Device, Kind};
+    use tch::Kind;
 
     use super::*;
 
