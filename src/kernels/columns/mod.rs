@@ -1,6 +1,10 @@
 //! GPTQ's column loop inside one block of columns: each column is rounded, and the block's later columns make good its
 //! error.
 //!
+//! With `G = RRᵀ`, R upper triangular, a row's loss is `‖ΔR‖²`. `U = R⁻¹` tells what later columns should do about an
+//! error, and its diagonal blocks are the inverses of R's: so inside a block U is used, and from block to block `ΔR` is
+//! carried, and the whole of R need not be inverted.
+//!
 //! The rows of the weight do not depend on each other: sixteen of them share a vector register, one a lane, and the same
 //! numbers come out however many threads there are. So the weights come transposed, the rows of a column side by side. A
 //! few columns' errors wait in registers until all later columns of the block receive them at once.
@@ -35,19 +39,22 @@ pub const ROWS: usize = LANES;
 /// A block of columns, in the order in which they are rounded: `len` of them.
 #[derive(Debug, Clone, Copy)]
 pub struct Block<'a> {
-    /// `[len or more, padded rows]`, with all updates so far: to the end of the last group whose grid is fitted here.
-    pub weights: &'a [f32],
-    /// `[len, padded rows]` without any update.
+    /// `[span, padded rows]`, the weights without any update, `span` at least `len`: to the end of the last group whose
+    /// grid is fitted here.
     pub originals: &'a [f32],
-    /// `[len, len]`: `Uᵀ`, lower triangular; an error times `U_ij` is what column j receives of column i.
+    /// `[span, padded rows]`, `Σ_i Δ_i R_ij` over the columns i before the block; none before the first.
+    pub carried: Option<&'a [f32]>,
+    /// `Uᵀ` of these columns, lower triangular: `[span, span]`, or `[len, len]` if nothing is carried. An error times
+    /// `U_ij` is what column j receives of column i.
     pub factors: &'a [f32],
-    /// As long as `weights`: what an error of 1 costs in each column, for the search for grids.
+    /// `[span]`: what an error of 1 costs in each column, for the search for grids.
     pub importance: &'a [f32],
     /// `[len]`: where each column stands in the matrix of codes.
     pub columns: &'a [usize],
     /// `[len]`: the group of each column.
     pub groups: &'a [usize],
     /// The groups whose grids are fitted when their first column's turn comes: their columns, counted in this block.
+    /// Only the first of a block may end after it.
     pub starting: &'a [Range<usize>],
     /// What was added to the diagonal of G.
     pub damping: f64,
@@ -138,22 +145,25 @@ impl Rounded {
         });
     }
 
-    /// Rounds a block's columns; returns their errors `(rounded - weight) / U_jj`, `[len, padded rows]`.
+    /// Rounds a block's columns; returns their Δ, what that adds to the weights without any update, `[len, padded rows]`.
     pub fn round(&mut self, set: InstructionSet, block: &Block<'_>, fit: &Fit<'_>) -> Vec<f32> {
         assert!(set.is_available(), "{} on this CPU", set.name());
         let (padded, len) = (self.padded(), block.columns.len());
-        assert_eq!(block.weights.len(), block.importance.len() * padded);
-        assert_eq!(block.originals.len(), len * padded);
-        assert_eq!(block.factors.len(), len * len);
+        let span = block.importance.len();
+        assert!(span >= len);
+        assert_eq!(block.originals.len(), span * padded);
+        assert!(block.carried.is_none_or(|sums| sums.len() == span * padded));
+        let side = if block.carried.is_some() { span } else { len };
+        assert_eq!(block.factors.len(), side * side);
         assert_eq!(block.groups.len(), len);
-        assert!(block.importance.len() >= len);
-        let mut errors = vec![Row::ZERO; padded / LANES * len];
+        assert!((block.starting.iter()).all(|group| group.start == 0 || group.end <= len));
+        let mut changes = vec![Row::ZERO; padded / LANES * len];
         (self.grids.par_chunks_mut(self.n_groups))
             .zip(self.codes.par_chunks_mut(LANES * self.width))
             .zip(self.losses.par_chunks_mut(LANES))
-            .zip(errors.par_chunks_mut(len))
+            .zip(changes.par_chunks_mut(len))
             .enumerate()
-            .for_each(|(index, (((grids, codes), losses), errors))| {
+            .for_each(|(index, (((grids, codes), losses), changes))| {
                 let gather = |lines: &[f32]| -> Vec<Row> {
                     (lines.chunks_exact(padded))
                         .map(|line| lanes(line, index))
@@ -162,13 +172,14 @@ impl Rounded {
                 let task = RoundRows {
                     block,
                     fit,
-                    weights: &mut gather(block.weights),
                     originals: &gather(block.originals),
+                    carried: &block.carried.map(gather).unwrap_or_default(),
+                    side,
                     width: self.width,
                     grids,
                     codes,
                     losses,
-                    errors,
+                    changes,
                 };
                 run(set, task);
             });
@@ -176,8 +187,8 @@ impl Rounded {
         let lines = transposed.par_chunks_exact_mut(padded).with_min_len(8);
         lines.enumerate().for_each(|(column, line)| {
             let (line, _) = line.as_chunks_mut::<LANES>();
-            for (target, errors) in line.iter_mut().zip(errors.chunks_exact(len)) {
-                *target = errors[column].0;
+            for (target, changes) in line.iter_mut().zip(changes.chunks_exact(len)) {
+                *target = changes[column].0;
             }
         });
         transposed
@@ -240,8 +251,12 @@ impl Task for FitOne<'_> {
 struct RoundRows<'a> {
     block: &'a Block<'a>,
     fit: &'a Fit<'a>,
-    weights: &'a mut [Row],
+    /// `[span]`.
     originals: &'a [Row],
+    /// `[span]` or empty.
+    carried: &'a [Row],
+    /// Rows and columns of the factors.
+    side: usize,
     width: usize,
     /// `[n_groups]`.
     grids: &'a mut [StoredGrids],
@@ -250,7 +265,7 @@ struct RoundRows<'a> {
     /// `[rows]`.
     losses: &'a mut [f64],
     /// `[len]`.
-    errors: &'a mut [Row],
+    changes: &'a mut [Row],
 }
 
 impl Task for RoundRows<'_> {
@@ -265,23 +280,43 @@ impl Task for RoundRows<'_> {
             damping,
             ..
         } = *self.block;
-        let len = columns.len();
+        let (len, side) = (columns.len(), self.side);
+        let mut weights = self.originals.to_vec();
+        // The best that these columns can do about what the columns before them did.
+        for (index, sums) in self.carried.chunks(PANEL).enumerate() {
+            let mut panel = [L::splat(0.0); PANEL];
+            for (waiting, sum) in panel.iter_mut().zip(sums) {
+                *waiting = L::splat(0.0).sub(L::load(sum));
+            }
+            let from = index * PANEL;
+            let factors = &factors[from * side..];
+            receive(
+                &mut weights[from..],
+                factors,
+                side,
+                from..from + sums.len(),
+                &panel,
+            );
+        }
         let levels = self.fit.levels;
         let mut starting = starting.iter().peekable();
         let (mut squares, mut changes) = (L::splat(0.0), L::splat(0.0));
         let mut from = 0;
         while from < len {
             if let Some(group) = starting.next_if(|group| group.start == from) {
-                let weights = &self.weights[group.clone()];
-                Grids::<L>::fitted(weights, &importance[group.clone()], self.fit)
-                    .store(&mut self.grids[groups[from]]);
+                Grids::<L>::fitted(
+                    &weights[group.clone()],
+                    &importance[group.clone()],
+                    self.fit,
+                )
+                .store(&mut self.grids[groups[from]]);
             }
             // A group's grid is fitted to weights that have seen all updates.
             let next = starting.peek().map_or(len, |group| group.start);
             let to = (from + PANEL).min(next).min(len);
             let mut panel = [L::splat(0.0); PANEL];
             for (waiting, column) in panel.iter_mut().zip(from..to) {
-                let weight = L::load(&self.weights[column]);
+                let weight = L::load(&weights[column]);
                 let grids = Grids::<L>::load(&self.grids[groups[column]], levels);
                 let steps = grids.steps(weight);
                 let value = steps.mul(grids.scale);
@@ -292,33 +327,21 @@ impl Task for RoundRows<'_> {
                     codes[columns[column]] = sum.to_bits() as u8;
                 }
                 // The reciprocal does not wait for the row, as a division of the difference would.
-                let inverse = L::splat(1.0 / factors[column * len + column]);
+                let inverse = L::splat(1.0 / factors[column * side + column]);
                 let error = value.sub(weight).mul(inverse);
-                error.store(&mut self.errors[column]);
                 *waiting = error;
                 let change = value.sub(L::load(&self.originals[column]));
+                change.store(&mut self.changes[column]);
                 squares = error.mul_add(error, squares);
                 changes = change.mul_add(change, changes);
                 for later in column + 1..to {
-                    let factor = L::splat(factors[later * len + column]);
-                    let sum = error.mul_add(factor, L::load(&self.weights[later]));
-                    sum.store(&mut self.weights[later]);
+                    let factor = L::splat(factors[later * side + column]);
+                    let sum = error.mul_add(factor, L::load(&weights[later]));
+                    sum.store(&mut weights[later]);
                 }
             }
-            let receiving = self.weights[to..len].iter_mut();
-            for (weight, factors) in receiving.zip(factors[to * len..].chunks_exact(len)) {
-                let mut sum = L::load(weight);
-                if let ([factors], _) = factors[from..to].as_chunks::<PANEL>() {
-                    for (error, factor) in panel.iter().zip(factors) {
-                        sum = error.mul_add(L::splat(*factor), sum);
-                    }
-                } else {
-                    for (error, factor) in panel.iter().zip(&factors[from..to]) {
-                        sum = error.mul_add(L::splat(*factor), sum);
-                    }
-                }
-                sum.store(weight);
-            }
+            let factors = &factors[to * side..];
+            receive(&mut weights[to..len], factors, side, from..to, &panel);
             from = to;
         }
         // The squared errors sum up to tr(ΔW (G + damping·I) ΔWᵀ): the damping's part is not the output's.
@@ -328,5 +351,31 @@ impl Task for RoundRows<'_> {
         for (lane, loss) in self.losses.iter_mut().enumerate() {
             *loss += f64::from(sums[0].0[lane]) - damping * f64::from(sums[1].0[lane]);
         }
+    }
+}
+
+/// Adds to each weight what it receives from the columns of `panel`; its line of the `factors` has those in `columns`.
+#[inline(always)]
+fn receive<L: Lanes, const PANEL: usize>(
+    weights: &mut [Row],
+    factors: &[f32],
+    side: usize,
+    columns: Range<usize>,
+    panel: &[L; PANEL],
+) {
+    for (weight, factors) in weights.iter_mut().zip(factors.chunks_exact(side)) {
+        let mut sum = L::load(weight);
+        let factors = &factors[columns.clone()];
+        // The usual case apart, so that its loop has no end to look for.
+        if let ([factors], _) = factors.as_chunks::<PANEL>() {
+            for (error, factor) in panel.iter().zip(factors) {
+                sum = error.mul_add(L::splat(*factor), sum);
+            }
+        } else {
+            for (error, factor) in panel.iter().zip(factors) {
+                sum = error.mul_add(L::splat(*factor), sum);
+            }
+        }
+        sum.store(weight);
     }
 }

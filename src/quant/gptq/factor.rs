@@ -1,4 +1,6 @@
-//! The factor of the inverse Gram matrix that tells GPTQ how the other columns make good one column's error.
+//! The factor of the Gram matrix that tells GPTQ how the other columns make good one column's error.
+
+use std::ops::Range;
 
 use rayon::prelude::*;
 use tch::{Device, Tensor};
@@ -14,16 +16,14 @@ const DAMP_STEP: f64 = 4.0;
 const DAMP_FLOOR: f64 = 1e-3;
 /// ... and no more than this, as much as the mean of the diagonal: no sum of squares needs more.
 const DAMP_CEILING: f64 = 1.0;
-/// Up to this size a triangular matrix is inverted by one solve, above it by halves.
-const INVERSE_LEAF: i64 = 128;
-
 /// What all linears with one input share: made once a stage, used by [`super::solve`] for each linear.
 #[derive(Debug)]
 pub struct Factor {
-    /// U `[in, in]` float32, upper triangular, with `UᵀU = (G + damping·I)⁻¹`, in the order of solving.
-    pub(super) upper: Tensor,
+    /// R `[in, in]` float32, upper triangular, with `RRᵀ = G + damping·I`, in the order of solving. The paper's
+    /// factor of the inverse is `U = R⁻¹`, of which only blocks on the diagonal are ever needed.
+    pub(super) root: Tensor,
     pub(super) order: Order,
-    /// `U_jj⁻²` `[in]`: what an error of 1 costs at each position, once all later ones have made good what they can.
+    /// `R_jj²` `[in]`: what an error of 1 costs at each position, once all later ones have made good what they can.
     pub(super) importance: Vec<f32>,
     /// What was added to the diagonal of G.
     pub(super) damping: f64,
@@ -40,7 +40,7 @@ pub struct Factor {
 }
 
 impl Factor {
-    /// Orders the columns and factors the damped inverse of `stats.gram`, on the device where that is.
+    /// Orders the columns and factors the damped `stats.gram`, on the device where that is.
     ///
     /// # Errors
     /// [`Error::NotPositiveDefinite`] if even a damping of 1 does not help: then the matrix is no sum of squares.
@@ -57,7 +57,7 @@ impl Factor {
         };
         let order = Order::new(settings.act_order, &diagonal, scheme);
 
-        // With a Cholesky factor of the reversed matrix, reversed again, G = RRᵀ and R is upper triangular: U = R⁻¹.
+        // A Cholesky factor of the reversed matrix, reversed again, is upper triangular.
         let gram = reversed(&stats.gram, &order)?;
         let fill: Vec<f32> = (order.columns.iter().rev())
             .map(|&column| {
@@ -78,16 +78,16 @@ impl Factor {
             });
         };
         drop(gram);
-        let upper = invert_lower(&lower)?.f_flip([0, 1])?;
-        let roots = tensor::to_f32(&upper.f_diagonal(0, 0, 1)?)?;
+        let root = lower.f_flip([0, 1])?;
+        let roots = tensor::to_f32(&root.f_diagonal(0, 0, 1)?)?;
         let dead: Vec<i64> = (order.columns.iter().zip(0..))
             .filter(|(column, _)| diagonal[**column] == 0.0 && n_dead < size)
             .map(|(_, position)| position)
             .collect();
         Ok(Self {
-            upper,
+            root,
             order,
-            importance: roots.iter().map(|root| 1.0 / (root * root)).collect(),
+            importance: roots.iter().map(|root| root * root).collect(),
             // What stands in for a G of zeros is damping too.
             damping: (damp_used + f64::from(u8::from(n_dead == size))) * mean,
             n_tokens: stats.n_tokens,
@@ -107,6 +107,17 @@ impl Factor {
         );
         assert_eq!(self.group_columns, scheme.group_columns(in_features));
         assert_eq!(self.act_order, settings.act_order);
+    }
+
+    /// The block of U at these positions, rows and columns.
+    pub(super) fn inverse_of_block(
+        &self,
+        positions: Range<usize>,
+    ) -> Result<Tensor, tch::TchError> {
+        let (start, len) = (positions.start as i64, positions.len() as i64);
+        let block = self.root.f_narrow(0, start, len)?.f_narrow(1, start, len)?;
+        let identity = Tensor::f_eye(len, (block.kind(), block.device()))?;
+        block.f_linalg_solve_triangular(&identity, true, true, false)
     }
 
     /// The positions of dead columns, if there are any.
@@ -153,52 +164,4 @@ fn reversed(gram: &Tensor, order: &Order) -> Result<Tensor, Error> {
         }
     });
     Ok(target.into_tensor())
-}
-
-/// The inverse of a lower triangular matrix.
-fn invert_lower(lower: &Tensor) -> Result<Tensor, tch::TchError> {
-    let inverse = lower.f_zeros_like()?;
-    invert_lower_into(lower, &inverse)?;
-    Ok(inverse)
-}
-
-/// Writes the inverse by halves: products, and half the work of a solve against the identity.
-fn invert_lower_into(lower: &Tensor, inverse: &Tensor) -> Result<(), tch::TchError> {
-    let size = lower.size()[0];
-    if size <= INVERSE_LEAF {
-        let identity = Tensor::f_eye(size, (lower.kind(), lower.device()))?;
-        let solved = lower.f_linalg_solve_triangular(&identity, false, true, false)?;
-        return inverse.shallow_clone().f_copy_(&solved);
-    }
-    let (half, rest) = (size / 2, size - size / 2);
-    let part = |of: &Tensor, row, rows, column, columns| {
-        of.f_narrow(0, row, rows)?.f_narrow(1, column, columns)
-    };
-    let top = part(inverse, 0, half, 0, half)?;
-    let bottom = part(inverse, half, rest, half, rest)?;
-    invert_lower_into(&part(lower, 0, half, 0, half)?, &top)?;
-    invert_lower_into(&part(lower, half, rest, half, rest)?, &bottom)?;
-    let corner = part(lower, half, rest, 0, half)?.f_mm(&top)?.f_neg_()?;
-    let _ = bottom.f_mm_out(&part(inverse, half, rest, 0, half)?, &corner)?;
-    Ok(())
-}
-
-#[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
-mod tests {
-    use tch::Kind;
-
-    use super::*;
-
-    #[test]
-    fn triangular_inverses_are_inverses() {
-        tch::manual_seed(3);
-        for size in [1, 127, 128, 129, 300, 517] {
-            let gram = Tensor::randn([2 * size, size], (Kind::Float, Device::Cpu));
-            let lower = gram.tr().mm(&gram).linalg_cholesky(false);
-            let product = invert_lower(&lower).unwrap().mm(&lower);
-            let off = (product - Tensor::eye(size, (Kind::Float, Device::Cpu))).abs();
-            assert!(off.max().double_value(&[]) < 1e-4, "{size}");
-        }
-    }
 }

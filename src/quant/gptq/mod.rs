@@ -88,8 +88,7 @@ pub fn solve(
         .collect::<Result<Vec<_>, Error>>()?;
     let rows: usize = sizes.iter().sum();
     let originals = transposed(weights, factor)?;
-    let mut current = originals.f_empty_like()?;
-    current.f_copy_(&originals)?;
+    let carried = originals.f_zeros_like()?;
     let originals = on_host(&originals)?;
     let originals = tensor::f32_slice(&originals);
     let padded = rows.next_multiple_of(columns::ROWS);
@@ -116,29 +115,31 @@ pub fn solve(
         let len = positions.len();
         let span = starting.iter().map(|group| group.end).fold(len, usize::max);
         let (first, after) = (positions.start as i64, positions.end as i64);
-        let upper = factor.upper.f_narrow(0, first, len as i64)?;
-        let factors = upper.f_narrow(1, first, len as i64)?.f_tr()?;
-        let weights = on_host(&current.f_narrow(0, first, span as i64)?)?;
+        // Nothing is carried into the first block, and its groups see their weights as they are.
+        let side = if first == 0 { len } else { span };
+        let factors = factor.inverse_of_block(positions.start..positions.start + side)?;
+        let sums = on_host(&carried.f_narrow(0, first, span as i64)?)?;
         let block = columns::Block {
-            weights: tensor::f32_slice(&weights),
-            originals: &originals[positions.start * padded..][..len * padded],
-            factors: &tensor::to_f32(&factors)?,
+            originals: &originals[positions.start * padded..][..span * padded],
+            carried: (first > 0).then(|| tensor::f32_slice(&sums)),
+            factors: &tensor::to_f32(&factors.f_tr()?)?,
             importance: &factor.importance[positions.start..][..span],
             columns: &order.columns[positions.clone()],
             groups: &order.groups[positions.clone()],
             starting: &starting,
             damping: factor.damping,
         };
-        let errors = rounded.round(set, &block, &fit);
+        let changes = rounded.round(set, &block, &fit);
         let rest = in_features as i64 - after;
         if rest > 0 {
-            let errors = tensor::from_f32(&errors, &[len, padded])?;
-            let errors = errors.f_to_device(current.device())?;
-            let mut later = current.f_narrow(0, after, rest)?;
-            let _ = later.f_addmm_(&upper.f_narrow(1, after, rest)?.f_tr()?, &errors)?;
+            let changes = tensor::from_f32(&changes, &[len, padded])?;
+            let changes = changes.f_to_device(carried.device())?;
+            let root = factor.root.f_narrow(0, first, len as i64)?;
+            let mut later = carried.f_narrow(0, after, rest)?;
+            let _ = later.f_addmm_(&root.f_narrow(1, after, rest)?.f_tr()?, &changes)?;
         }
     }
-    drop(current);
+    drop(carried);
 
     let mut first = 0;
     let solved = sizes.iter().zip(weights).map(|(&out_features, weight)| {
@@ -178,7 +179,7 @@ pub fn solve(
 /// `weights` side by side in the order of solving, `[in, padded rows]`, their dead columns and the padding 0: what dead
 /// columns are does not matter, and 0 widens no grid.
 fn transposed(weights: &[&Tensor], factor: &Factor) -> Result<Tensor, Error> {
-    let device = factor.upper.device();
+    let device = factor.root.device();
     let rows: i64 = weights.iter().map(|weight| weight.size()[0]).sum();
     let padding = rows.cast_unsigned().next_multiple_of(columns::ROWS as u64) as i64 - rows;
     let padding = Tensor::f_zeros(
