@@ -15,9 +15,6 @@ use crate::model::{Block, Fold, Linear, Role, Stage, Weights};
 use crate::quant::{InputStats, QuantizedLinear, awq};
 use crate::report::LinearReport;
 
-/// Features of a linear, evenly spaced, that stand for all of them where its output's size is estimated.
-const ENERGY_ROWS: i64 = 128;
-
 /// The layer being quantized: its small float tensors, and the codes that a later stage may still rescale.
 pub struct LayerRun<'a> {
     run: &'a Run<'a>,
@@ -374,18 +371,9 @@ impl<'a> LayerRun<'a> {
 }
 
 /// The mean square of each linear's own output, summed over its features: what its error is relative to.
-///
-/// Estimated from [`ENERGY_ROWS`] of the features at most. Exactly it would cost a product as large as the Gram matrix's
-/// for as many tokens as there are features, and decides nothing.
 fn output_energies(linears: &[FloatLinear], stats: &InputStats) -> Result<Vec<f64>> {
     linears
         .iter()
-        .map(|linear| {
-            let rows = linear.weight.size()[0];
-            let step = (rows / ENERGY_ROWS).max(1);
-            let sample = linear.weight.f_slice(0, step / 2, rows, step)?;
-            let scale = rows as f64 / sample.size()[0] as f64;
-            Ok(scale * crate::quant::output_error(&sample, stats)?)
-        })
+        .map(|linear| Ok(crate::quant::output_error(&linear.weight, stats)?))
         .collect()
 }
