@@ -4,7 +4,9 @@
 //! compare every other version with. Programs pass [`chosen`]; tests go through [`available`].
 
 mod bf16;
+pub mod columns;
 pub mod gram;
+mod grids;
 mod lanes;
 pub mod norm;
 pub mod ranges;
@@ -13,6 +15,7 @@ mod vectorized;
 
 use std::sync::OnceLock;
 
+pub use grids::{Fit, Levels, ZeroPoint};
 pub use vectorized::{Vectorized, vectorized};
 
 /// The environment variable that overrides the choice, by [`InstructionSet::name`].

@@ -9,6 +9,9 @@ use crate::tensor::{Exclusive, bf16_slice, f32_slice};
 /// Width of the blocks of the Gram matrix on a GPU: only those on and below the diagonal are multiplied.
 const GRAM_BLOCK: i64 = 256;
 
+/// Width of the blocks of columns in which an error is summed, so that only one half of the Gram matrix is multiplied.
+const ERROR_BLOCK: usize = 128;
+
 /// What the quantizers know of a stage's input X: enough for the error of any change of the weights, without X.
 #[derive(Debug)]
 pub struct InputStats {
@@ -137,8 +140,22 @@ fn observe_in_blocks(x: &Tensor, gram: &Tensor, abs_sum: &mut Tensor) -> Result<
 
 /// `tr(ΔW G ΔWᵀ) / n_tokens` for `delta` = ΔW `[out, in]`: the mean squared change of the output, summed over its features.
 pub fn output_error(delta: &Tensor, stats: &InputStats) -> Result<f64, Error> {
-    let product = delta.f_mm(&stats.gram)?.f_mul(delta)?;
-    Ok(product.f_sum(Kind::Double)?.f_double_value(&[])? / stats.n_tokens.max(1) as f64)
+    let size = delta.size2()?.1;
+    let mut half = 0.0;
+    for start in (0..size).step_by(ERROR_BLOCK) {
+        let len = (size - start).min(ERROR_BLOCK as i64);
+        let own = delta.f_narrow(1, start, len)?;
+        let gram = stats.gram.f_narrow(1, start, len)?;
+        // G is symmetric: half of a diagonal block, and what is above it once.
+        let mut product = own
+            .f_mm(&gram.f_narrow(0, start, len)?)?
+            .f_mul_scalar_(0.5)?;
+        let before = delta.f_narrow(1, 0, start)?;
+        let _ = product.f_addmm_(&before, &gram.f_narrow(0, 0, start)?)?;
+        let products = product.f_mul_(&own)?;
+        half += products.f_sum(Kind::Double)?.f_double_value(&[])?;
+    }
+    Ok(2.0 * half / stats.n_tokens.max(1) as f64)
 }
 
 #[cfg(test)]
