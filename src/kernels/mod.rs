@@ -3,6 +3,7 @@
 //! Each kernel takes the [`InstructionSet`] to use as its first argument and has a portable twin, which its tests
 //! compare every other version with. Programs pass [`chosen`]; tests go through [`available`].
 
+pub mod attention;
 pub mod gram;
 mod lanes;
 pub mod ranges;
