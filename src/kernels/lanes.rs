@@ -86,7 +86,7 @@ pub(super) trait Lanes: Copy {
             0.009_675_541,
             0.055_507_133,
             0.240_221_2,
-            0.693_147,
+            0.693_146_97,
             1.0,
         ];
         // In this order NaN stays NaN.

@@ -53,13 +53,9 @@ struct Strip<const ROWS: usize> {
 pub fn attend<V: Lanes, F: Arithmetic<V>, const ROWS: usize, const N: usize>(task: &mut Task<'_>) {
     const { assert!(super::QUERIES.is_multiple_of(ROWS)) };
     let end = task.first + task.output.len();
-    let steps = task.query.head_dim / F::PER_LANE;
+    let steps = task.query.width / F::PER_LANE;
     let oldest = |query: usize| query.saturating_sub(task.window - 1);
     // Not collected: the closure's body would not be inlined here.
-    #[cfg(target_arch = "x86_64")]
-    for token in task.first..end {
-        super::x86_64::prefetch(task.query.token(token));
-    }
     let mut strips = Vec::with_capacity(super::QUERIES / ROWS);
     for first in (task.first..end).step_by(ROWS) {
         strips.push(strip::<V, F, ROWS>(task.query, first));
@@ -104,7 +100,7 @@ fn strip<V: Lanes, F: Arithmetic<V>, const ROWS: usize>(
     query: Head<'_>,
     first: usize,
 ) -> Strip<ROWS> {
-    let mut queries = vec![[[0.0; PLACES]; ROWS]; query.head_dim.div_ceil(PLACES * F::PER_LANE)];
+    let mut queries = vec![[[0.0; PLACES]; ROWS]; query.width.div_ceil(PLACES * F::PER_LANE)];
     for row in 0..ROWS {
         let numbers = query.token(first + row).chunks(PLACES * F::PER_LANE);
         for (queries, numbers) in queries.iter_mut().zip(numbers) {
@@ -119,7 +115,7 @@ fn strip<V: Lanes, F: Arithmetic<V>, const ROWS: usize>(
         queries,
         max: [LOWEST; ROWS],
         sums: [Row::ZERO; ROWS],
-        mixed: vec![Row::ZERO; query.head_dim.div_ceil(LANES) * ROWS],
+        mixed: vec![Row::ZERO; query.width.div_ceil(LANES) * ROWS],
     }
 }
 

@@ -61,8 +61,8 @@ pub struct Head<'a> {
     /// From the head's first number on.
     numbers: &'a [bf16],
     stride: usize,
-    pub n_tokens: usize,
-    pub head_dim: usize,
+    n_tokens: usize,
+    pub width: usize,
 }
 
 impl<'a> Head<'a> {
@@ -79,7 +79,7 @@ impl<'a> Head<'a> {
             numbers: &numbers[(row * n_tokens * n_heads + head) * head_dim..],
             stride: n_heads * head_dim,
             n_tokens,
-            head_dim,
+            width: head_dim,
         }
     }
 
@@ -87,7 +87,7 @@ impl<'a> Head<'a> {
     #[inline(always)]
     pub fn token(self, token: usize) -> &'a [bf16] {
         if token < self.n_tokens {
-            &self.numbers[token * self.stride..][..self.head_dim]
+            &self.numbers[token * self.stride..][..self.width]
         } else {
             &[]
         }
@@ -169,7 +169,7 @@ impl<F: Format> Vectorized for Unit<'_, F> {
 
     #[inline(always)]
     fn run(self) {
-        let steps = self.key.head_dim / F::PER_LANE;
+        let steps = self.key.width / F::PER_LANE;
         for (panel, rows) in self.keys.chunks_exact_mut(steps).enumerate() {
             let lanes = Row::numbers_mut(rows);
             for lane in 0..LANES {
@@ -177,7 +177,7 @@ impl<F: Format> Vectorized for Unit<'_, F> {
                 spread::<F>(key, &mut lanes[lane..], LANES);
             }
         }
-        let columns = self.value.head_dim.div_ceil(LANES);
+        let columns = self.value.width.div_ceil(LANES);
         for (line, rows) in self.values.chunks_exact_mut(columns).enumerate() {
             let token = self.first + line * F::PER_LANE;
             let numbers = self.value.token(token);

@@ -3,7 +3,7 @@ use rayon::ThreadPoolBuilder;
 use super::*;
 use crate::kernels::available;
 
-/// Half a unit in the last place of bfloat16, relative.
+/// The largest relative error of rounding to bfloat16.
 const HALF_UNIT: f64 = 1.0 / 256.0;
 
 /// Numbers from -`size` to `size`; a generator of 31 bits.
@@ -123,7 +123,7 @@ fn check(case: Case) {
         let found = attended(set, &problem);
         for (at, (found, [mixed, size])) in found.iter().zip(&expected).enumerate() {
             // A probability is rounded to bfloat16, in the numerator as in the denominator, and the result once more.
-            // Scores in float32 are off by their own size, at most about 300, times some of float32's units.
+            // Scores in float32 are off by some of float32's units of their products' sizes, which are at most some 1200.
             let allowed = 2.0 * HALF_UNIT * size + HALF_UNIT * mixed.abs() + 1e-3 * size;
             let error = (found.to_f64() - mixed).abs();
             let what = format!("{} {case:?}: {at}", set.name());

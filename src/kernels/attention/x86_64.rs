@@ -4,9 +4,7 @@
     reason = "functions compiled for instructions that a CPU was asked for, and their intrinsics"
 )]
 
-use std::arch::x86_64::{
-    __m512, __m512bh, _MM_HINT_T0, _mm_prefetch, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps,
-};
+use std::arch::x86_64::{__m512, __m512bh, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps};
 use std::mem::transmute;
 
 use half::bf16;
@@ -94,15 +92,5 @@ impl Arithmetic<Avx512> for Pair {
             Avx512(unsafe { transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(high.0, low.0)) });
         pairs.store(&mut rows[unit]);
         Self::multiply_add(pairs, Avx512::splat(ONES), sum)
-    }
-}
-
-/// Has the CPU fetch `numbers` into its caches.
-#[inline(always)]
-pub fn prefetch(numbers: &[bf16]) {
-    const CACHE_LINE: usize = 64;
-    for line in numbers.chunks(CACHE_LINE / size_of::<bf16>()) {
-        // SAFETY: fetching changes nothing that a program could see, whatever the address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
     }
 }
