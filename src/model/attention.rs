@@ -191,7 +191,6 @@ mod tests {
                 let error = found.to_kind(Kind::Double) - &expected;
                 error.square().mean(None).sqrt().double_value(&[])
             });
-            eprintln!("root mean square errors: {ours:.3e}, libtorch's {libtorchs:.3e}");
             assert!(
                 ours < 1.01 * libtorchs,
                 "window {window:?}: {ours:e} {libtorchs:e}"
