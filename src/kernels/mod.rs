@@ -3,8 +3,10 @@
 //! Each kernel takes the [`InstructionSet`] to use as its first argument and has a portable twin, which its tests
 //! compare every other version with. Programs pass [`chosen`]; tests go through [`available`].
 
+pub mod attention;
 mod bf16;
 pub mod columns;
+pub mod gated;
 pub mod gram;
 mod grids;
 mod lanes;

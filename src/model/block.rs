@@ -7,6 +7,8 @@ use super::{
     Compute, Error, KvCache, Linear, Mix, Model, NormKind, NormSite, Role, Rope, Stage, StageInput,
     Weights,
 };
+use crate::kernels::{self, gated::silu_mul};
+use crate::tensor::{bf16_slice, bf16_slice_mut, on_cpu_in_bf16};
 use tch::{Device, Kind, Tensor};
 
 /// What flows from stage to stage.
@@ -135,16 +137,10 @@ impl Block {
                 }
             }
             Mix::GatedMlp => {
-                let (mut gate, up) = (next(), next());
-                let mut gate = match self.activation {
-                    Activation::Silu => gate.f_silu_()?,
-                    Activation::Gelu => gate.f_gelu_("none")?,
-                    Activation::GeluTanh => gate.f_gelu_("tanh")?,
-                    Activation::Relu => gate.f_relu_()?,
-                };
+                let (gate, up) = (next(), next());
                 State {
                     hidden,
-                    carried: Some(gate.f_mul_(&up)?),
+                    carried: Some(gated(self.activation, gate, &up)?),
                 }
             }
             Mix::Residual => State::new(next().f_add_(&hidden)?),
@@ -180,6 +176,27 @@ impl Block {
             .find(|norm| norm.0 == site)
             .map(|norm| &norm.1)
     }
+}
+
+/// `activation(gate) * up`, in the memory of `gate`.
+fn gated(activation: Activation, mut gate: Tensor, up: &Tensor) -> Result<Tensor, Error> {
+    if activation == Activation::Silu && on_cpu_in_bf16(&gate) {
+        let up = up.f_contiguous()?;
+        gate = gate.f_contiguous()?;
+        silu_mul(
+            kernels::chosen(),
+            bf16_slice_mut(&mut gate),
+            bf16_slice(&up),
+        );
+        return Ok(gate);
+    }
+    let mut gate = match activation {
+        Activation::Silu => gate.f_silu_()?,
+        Activation::Gelu => gate.f_gelu_("none")?,
+        Activation::GeluTanh => gate.f_gelu_("tanh")?,
+        Activation::Relu => gate.f_relu_()?,
+    };
+    Ok(gate.f_mul_(up)?)
 }
 
 fn carried<'a>(stage: &Stage, state: &'a State) -> &'a Tensor {
