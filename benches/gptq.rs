@@ -35,13 +35,14 @@ fn stats(size: i64) -> InputStats {
 #[divan::bench(args = [576, 1536, 4096])]
 fn factor(bencher: Bencher<'_, '_>, size: i64) {
     let stats = stats(size);
-    bencher.bench_local(|| Factor::new(&stats, SCHEME, &SETTINGS).unwrap());
+    let inputs = bencher.with_inputs(|| stats.copy().unwrap());
+    inputs.bench_local_values(|stats| Factor::new(stats, SCHEME, &SETTINGS).unwrap());
 }
 
 /// `[out, in]`.
 #[divan::bench(args = [(960, 576), (3072, 576), (576, 1536)])]
 fn solving(bencher: Bencher<'_, '_>, (rows, columns): (i64, i64)) {
-    let factor = Factor::new(&stats(columns), SCHEME, &SETTINGS).unwrap();
+    let factor = Factor::new(stats(columns), SCHEME, &SETTINGS).unwrap();
     let weight = Tensor::randn([rows, columns], (Kind::Float, Device::Cpu));
     bencher.bench_local(|| solve(&[&weight], &factor, SCHEME, &SETTINGS).unwrap());
 }

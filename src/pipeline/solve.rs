@@ -83,7 +83,7 @@ pub fn rtn(linears: &[FloatLinear], stats: &InputStats, scheme: Scheme) -> Resul
 /// GPTQ: one factorization for the stage, and its linears all at once. Their seconds are shares of the stage's.
 pub fn gptq(
     linears: &[FloatLinear],
-    stats: &InputStats,
+    stats: InputStats,
     scheme: Scheme,
     settings: &gptq::Settings,
 ) -> Result<Vec<Solved>> {

@@ -6,7 +6,7 @@ use super::Error;
 use crate::kernels::{self, gram};
 use crate::tensor::{Exclusive, bf16_slice, f32_slice};
 
-/// Width of the blocks of the Gram matrix on a GPU: only those on and below the diagonal are multiplied.
+/// Width of the blocks in which libtorch works on a triangle of the Gram matrix.
 const GRAM_BLOCK: i64 = 256;
 
 /// Width of the blocks of columns in which an error is summed, so that only one half of the Gram matrix is multiplied.
@@ -21,6 +21,17 @@ pub struct InputStats {
     pub abs_sum: Tensor,
     /// Rows of X seen.
     pub n_tokens: usize,
+}
+
+impl InputStats {
+    /// The same numbers in memory of their own.
+    pub fn copy(&self) -> Result<Self, Error> {
+        Ok(Self {
+            gram: self.gram.f_alias_copy()?,
+            abs_sum: self.abs_sum.f_alias_copy()?,
+            n_tokens: self.n_tokens,
+        })
+    }
 }
 
 /// [`InputStats`] in the making.
@@ -103,8 +114,7 @@ impl InputSums {
             Sums::Cpu { gram, abs_sum, .. } => (gram.into_tensor(), abs_sum.into_tensor()),
             Sums::Gpu { gram, abs_sum } => (gram, abs_sum),
         };
-        let _ = gram.f_tril_(0)?;
-        let _ = gram.f_add_(&gram.f_tril(-1)?.f_tr()?)?;
+        mirror(&mut gram)?;
         let diagonal = gram.f_diagonal(0, 0, 1)?;
         let bad = diagonal.f_isfinite()?.f_logical_not()?.f_sum(Kind::Int64)?;
         match usize::try_from(bad.f_int64_value(&[])?) {
@@ -119,6 +129,21 @@ impl InputSums {
             }),
         }
     }
+}
+
+/// Copies the lower triangle onto the upper one, in blocks: a transposed copy would be as large as the matrix.
+fn mirror(gram: &mut Tensor) -> Result<(), Error> {
+    let size = gram.size()[0];
+    for start in (0..size).step_by(GRAM_BLOCK as usize) {
+        let len = GRAM_BLOCK.min(size - start);
+        let rows = gram.f_narrow(0, start, len)?;
+        let mut above = gram.f_narrow(0, 0, start)?.f_narrow(1, start, len)?;
+        above.f_copy_(&rows.f_narrow(1, 0, start)?.f_tr()?)?;
+        let mut own = rows.f_narrow(1, start, len)?;
+        let lower = own.f_tril(-1)?;
+        let _ = own.f_tril_(0)?.f_add_(&lower.f_tr()?)?;
+    }
+    Ok(())
 }
 
 /// Adds the rows of `x` with libtorch, the Gram matrix's blocks above the diagonal left out.

@@ -28,8 +28,8 @@ pub struct Factor {
     /// What was added to the diagonal of G.
     pub(super) damping: f64,
     pub(super) n_tokens: usize,
-    /// Positions of columns to set to 0.
-    dead: Vec<i64>,
+    /// At each position, whether the column is to be set to 0.
+    pub(super) dead: Vec<bool>,
     act_order: ActOrder,
     group_columns: usize,
     /// The damping as a fraction of the mean of `diag(G)`: `Settings::damp`, or more if that was too little.
@@ -40,11 +40,12 @@ pub struct Factor {
 }
 
 impl Factor {
-    /// Orders the columns and factors the damped `stats.gram`, on the device where that is.
+    /// Orders the columns and factors the damped `stats.gram`, on the device where that is. Besides it two matrices of its
+    /// size live at once, and it is dropped before the second is made.
     ///
     /// # Errors
     /// [`Error::NotPositiveDefinite`] if even a damping of 1 does not help: then the matrix is no sum of squares.
-    pub fn new(stats: &InputStats, scheme: Scheme, settings: &Settings) -> Result<Self, Error> {
+    pub fn new(stats: InputStats, scheme: Scheme, settings: &Settings) -> Result<Self, Error> {
         let device = stats.gram.device();
         let diagonal = tensor::to_f32(&stats.gram.f_diagonal(0, 0, 1)?)?;
         let size = diagonal.len();
@@ -58,7 +59,9 @@ impl Factor {
         let order = Order::new(settings.act_order, &diagonal, scheme);
 
         // A Cholesky factor of the reversed matrix, reversed again, is upper triangular.
-        let gram = reversed(&stats.gram, &order)?;
+        let InputStats { gram, n_tokens, .. } = stats;
+        let reversed = reversed(&gram, &order)?;
+        drop(gram);
         let fill: Vec<f32> = (order.columns.iter().rev())
             .map(|&column| {
                 if diagonal[column] == 0.0 {
@@ -69,28 +72,26 @@ impl Factor {
             })
             .collect();
         let fill = tensor::from_f32(&fill, &[size])?.f_to_device(device)?;
-        let _ = gram.f_diagonal(0, 0, 1)?.f_add_(&fill)?;
-        let Some((lower, damp_used)) = cholesky(&gram, mean, settings.damp)? else {
+        let _ = reversed.f_diagonal(0, 0, 1)?.f_add_(&fill)?;
+        let Some((lower, damp_used)) = cholesky(&reversed, mean, settings.damp)? else {
             return Err(Error::NotPositiveDefinite {
                 size,
                 damp: DAMP_CEILING.max(settings.damp),
-                n_tokens: stats.n_tokens,
+                n_tokens,
             });
         };
-        drop(gram);
+        drop(reversed);
         let root = lower.f_flip([0, 1])?;
         let roots = tensor::to_f32(&root.f_diagonal(0, 0, 1)?)?;
-        let dead: Vec<i64> = (order.columns.iter().zip(0..))
-            .filter(|(column, _)| diagonal[**column] == 0.0 && n_dead < size)
-            .map(|(_, position)| position)
-            .collect();
+        let dead = (order.columns.iter()).map(|&column| diagonal[column] == 0.0 && n_dead < size);
+        let dead = dead.collect();
         Ok(Self {
             root,
             order,
             importance: roots.iter().map(|root| root * root).collect(),
             // What stands in for a G of zeros is damping too.
             damping: (damp_used + f64::from(u8::from(n_dead == size))) * mean,
-            n_tokens: stats.n_tokens,
+            n_tokens,
             dead,
             act_order: settings.act_order,
             group_columns: scheme.group_columns(size),
@@ -118,12 +119,6 @@ impl Factor {
         let block = self.root.f_narrow(0, start, len)?.f_narrow(1, start, len)?;
         let identity = Tensor::f_eye(len, (block.kind(), block.device()))?;
         block.f_linalg_solve_triangular(&identity, true, true, false)
-    }
-
-    /// The positions of dead columns, if there are any.
-    pub(super) fn dead(&self, device: Device) -> Result<Option<Tensor>, tch::TchError> {
-        let dead = (!self.dead.is_empty()).then(|| Tensor::f_from_slice(&self.dead));
-        dead.map(|dead| dead?.f_to_device(device)).transpose()
     }
 }
 

@@ -11,6 +11,7 @@ mod order;
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests;
 
+use rayon::prelude::*;
 use tch::{Device, Kind, Tensor};
 
 pub use factor::Factor;
@@ -24,6 +25,9 @@ use crate::tensor;
 const SEARCH_STEPS: u8 = 8;
 /// One over the number of bits, times this, is cut off the range in each step of that search.
 const SEARCH_STEP: f32 = 0.16;
+
+/// Columns that a thread transposes together: neighbours share the cache lines that are read, and each fills one.
+const TRANSPOSED_TOGETHER: usize = 32;
 
 /// How to solve.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -87,11 +91,11 @@ pub fn solve(
         .map(|weight| Ok(weight.size2()?.0 as usize))
         .collect::<Result<Vec<_>, Error>>()?;
     let rows: usize = sizes.iter().sum();
-    let originals = transposed(weights, factor)?;
-    let carried = originals.f_zeros_like()?;
-    let originals = on_host(&originals)?;
-    let originals = tensor::f32_slice(&originals);
     let padded = rows.next_multiple_of(columns::ROWS);
+    let originals = transposed(weights, factor, padded)?;
+    let device = factor.root.device();
+    let carried = Tensor::f_zeros([in_features as i64, padded as i64], (Kind::Float, device))?;
+    let originals = tensor::f32_slice(&originals);
 
     let set = kernels::chosen();
     let n_groups = scheme.n_groups(in_features);
@@ -176,23 +180,31 @@ pub fn solve(
     solved.collect()
 }
 
-/// `weights` side by side in the order of solving, `[in, padded rows]`, their dead columns and the padding 0: what dead
-/// columns are does not matter, and 0 widens no grid.
-fn transposed(weights: &[&Tensor], factor: &Factor) -> Result<Tensor, Error> {
-    let device = factor.root.device();
-    let rows: i64 = weights.iter().map(|weight| weight.size()[0]).sum();
-    let padding = rows.cast_unsigned().next_multiple_of(columns::ROWS as u64) as i64 - rows;
-    let padding = Tensor::f_zeros(
-        [padding, factor.order.columns.len() as i64],
-        (Kind::Float, device),
-    )?;
-    let all = Tensor::f_cat(&[weights, &[&padding]].concat(), 0)?;
-    let all = all.f_tr()?.f_contiguous()?;
-    let all = all.f_index_select(0, &factor.order.index(device)?)?;
-    Ok(match factor.dead(device)? {
-        Some(dead) => all.f_index_fill(0, &dead, 0.0)?,
-        None => all,
-    })
+/// `weights` side by side in the order of solving, `[in, padded]` on the host, their dead columns and the padding 0: what
+/// dead columns are does not matter, and 0 widens no grid.
+fn transposed(weights: &[&Tensor], factor: &Factor, padded: usize) -> Result<Tensor, Error> {
+    let order = &factor.order.columns;
+    let width = order.len();
+    let weights = weights.iter().map(|weight| on_host(weight));
+    let weights = weights.collect::<Result<Vec<_>, _>>()?;
+    let rows: Vec<&[f32]> = (weights.iter())
+        .flat_map(|weight| tensor::f32_slice(weight).chunks_exact(width))
+        .collect();
+    let mut all = tensor::Exclusive::zeros(&[width, padded])?;
+    let lines = all.values().par_chunks_mut(TRANSPOSED_TOGETHER * padded);
+    let columns = order.par_chunks(TRANSPOSED_TOGETHER);
+    let dead = factor.dead.par_chunks(TRANSPOSED_TOGETHER);
+    (lines.zip(columns).zip(dead)).for_each(|((lines, columns), dead)| {
+        for (at, row) in rows.iter().enumerate() {
+            let lines = lines.chunks_exact_mut(padded);
+            for ((line, column), dead) in lines.zip(columns).zip(dead) {
+                if !dead {
+                    line[at] = row[*column];
+                }
+            }
+        }
+    });
+    Ok(all.into_tensor())
 }
 
 /// The tensor itself if it is on the host, else a copy.

@@ -53,7 +53,7 @@ fn problem(out_features: i64, in_features: i64, n_tokens: i64) -> (Tensor, Input
 }
 
 fn run(weight: &Tensor, stats: &InputStats, scheme: Scheme, settings: Settings) -> Solved {
-    let factor = Factor::new(stats, scheme, &settings).unwrap();
+    let factor = Factor::new(stats.copy().unwrap(), scheme, &settings).unwrap();
     let mut solved = solve(&[weight], &factor, scheme, &settings).unwrap();
     solved.pop().unwrap()
 }
@@ -251,7 +251,7 @@ fn an_input_never_seen_is_rounded_to_nearest() {
     let stats = InputSums::new(64, Device::Cpu).unwrap().finish().unwrap();
     let scheme = scheme(4, 32, true);
     let settings = settings(ActOrder::GroupAware, GridFit::Cover);
-    let factor = Factor::new(&stats, scheme, &settings).unwrap();
+    let factor = Factor::new(stats.copy().unwrap(), scheme, &settings).unwrap();
     let solved = run(&weight, &stats, scheme, settings);
     assert_eq!(factor.n_dead, 64);
     assert!(solved.loss < 1e-6, "{}", solved.loss);
@@ -263,7 +263,7 @@ fn linears_solved_together_are_as_those_solved_alone() {
     let (weight, stats) = problem(70, 192, 256);
     let scheme = scheme(4, 64, false);
     let settings = settings(ActOrder::GroupAware, GridFit::Search);
-    let factor = Factor::new(&stats, scheme, &settings).unwrap();
+    let factor = Factor::new(stats.copy().unwrap(), scheme, &settings).unwrap();
     let parts = [0..21, 21..22, 22..70].map(|rows| weight.slice(0, rows.start, rows.end, 1));
     let together = solve(&parts.each_ref(), &factor, scheme, &settings).unwrap();
     assert_eq!(together.len(), 3);
@@ -302,7 +302,7 @@ fn damping_rises_until_the_matrix_can_be_factored() {
     let mut settings = settings(ActOrder::None, GridFit::Cover);
     settings.damp = 0.0;
     // 5 tokens for 40 columns: 35 directions of which nothing is known.
-    let factor = Factor::new(&problem(1, 40, 5).1, scheme, &settings).unwrap();
+    let factor = Factor::new(problem(1, 40, 5).1, scheme, &settings).unwrap();
     assert!(
         factor.damp_used > 0.0 && factor.damp_used < 0.01,
         "{}",
@@ -316,7 +316,7 @@ fn damping_rises_until_the_matrix_can_be_factored() {
         abs_sum,
         n_tokens: 9,
     };
-    let error = Factor::new(&stats, scheme, &settings).unwrap_err();
+    let error = Factor::new(stats.copy().unwrap(), scheme, &settings).unwrap_err();
     assert!(
         matches!(
             error,
@@ -335,7 +335,7 @@ fn weights_that_are_not_finite_are_an_error() {
     let (weight, stats) = problem(4, 32, 64);
     let scheme = scheme(4, 0, true);
     let settings = settings(ActOrder::None, GridFit::Search);
-    let factor = Factor::new(&stats, scheme, &settings).unwrap();
+    let factor = Factor::new(stats.copy().unwrap(), scheme, &settings).unwrap();
     let _ = weight.get(1).narrow(0, 3, 2).fill_(f64::NAN);
     let error = solve(&[&weight], &factor, scheme, &settings).unwrap_err();
     assert!(
