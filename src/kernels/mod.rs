@@ -3,8 +3,12 @@
 //! Each kernel takes the [`InstructionSet`] to use as its first argument and has a portable twin, which its tests
 //! compare every other version with. Programs pass [`chosen`]; tests go through [`available`].
 
+pub mod attention;
 mod bf16;
+pub mod columns;
+pub mod gated;
 pub mod gram;
+mod grids;
 mod lanes;
 pub mod norm;
 pub mod ranges;
@@ -13,6 +17,7 @@ mod vectorized;
 
 use std::sync::OnceLock;
 
+pub use grids::{Fit, Levels, ZeroPoint};
 pub use vectorized::{Vectorized, vectorized};
 
 /// The environment variable that overrides the choice, by [`InstructionSet::name`].

@@ -1,7 +1,11 @@
 //! Causal attention over grouped heads, with an optional window and an optional cache of earlier keys and values.
 
-use super::Error;
+use half::bf16;
 use tch::{Device, Kind, Tensor};
+
+use super::Error;
+use crate::kernels::{self, attention::Problem};
+use crate::tensor::{Exclusive, bf16_slice, on_cpu_in_bf16};
 
 /// Keys and values of the tokens that one layer has seen, for generation.
 #[derive(Debug, Default)]
@@ -51,7 +55,7 @@ impl KvCache {
     }
 }
 
-/// Queries that share a mask and a range of keys. libtorch's CPU kernel computes whole blocks of 512 keys, masked or
+/// Queries that share a mask and a range of keys in libtorch. libtorch's CPU kernel computes whole blocks of 512 keys, masked or
 /// not, so handing it only the keys that some query sees saves up to half of the time; much smaller blocks save no more.
 const QUERY_BLOCK: i64 = 256;
 
@@ -64,6 +68,9 @@ pub(super) fn attention(
     window: Option<usize>,
     cache: Option<&mut KvCache>,
 ) -> Result<Tensor, Error> {
+    if on_cpu_in_bf16(query) && cache.is_none() {
+        return by_kernel(query, key, value, window);
+    }
     let query = query.f_transpose(1, 2)?;
     let (key, value) = (key.f_transpose(1, 2)?, value.f_transpose(1, 2)?);
     let (key, value) = match cache {
@@ -102,6 +109,37 @@ pub(super) fn attention(
     Ok(Tensor::f_cat(&mixed, 1)?.f_flatten(2, 3)?)
 }
 
+/// [`attention`] of bfloat16 tensors on the CPU.
+fn by_kernel(
+    query: &Tensor,
+    key: &Tensor,
+    value: &Tensor,
+    window: Option<usize>,
+) -> Result<Tensor, Error> {
+    let (query, key, value) = (
+        query.f_contiguous()?,
+        key.f_contiguous()?,
+        value.f_contiguous()?,
+    );
+    let [n_rows, n_tokens, n_heads, head_dim] = <[i64; 4]>::try_from(query.size())
+        .map(|size| size.map(|dim| dim as usize))
+        .expect("four dimensions");
+    let problem = Problem {
+        query: bf16_slice(&query),
+        key: bf16_slice(&key),
+        value: bf16_slice(&value),
+        n_tokens,
+        n_heads,
+        n_kv_heads: key.size()[2] as usize,
+        head_dim,
+        window,
+        scale: (1.0 / (head_dim as f64).sqrt()) as f32,
+    };
+    let mut mixed = Exclusive::<bf16>::zeros(&[n_rows, n_tokens, n_heads * head_dim])?;
+    kernels::attention::attend(kernels::chosen(), &problem, mixed.values());
+    Ok(mixed.into_tensor())
+}
+
 /// `[n_queries, n_keys]` bool, true where a query may look; the last query stands at the last key.
 fn mask(n_queries: i64, n_keys: i64, window: i64, device: Device) -> Result<Tensor, Error> {
     let own = n_keys - n_queries;
@@ -124,6 +162,39 @@ mod tests {
         assert_eq!(seen(2, 0), [false, false, true, true, false]);
         assert_eq!(seen(2, 1), [false, false, false, true, true]);
         assert_eq!(seen(1, 1), [false, false, false, false, true]);
+    }
+
+    /// On views that are not contiguous; against libtorch in float32, and beside its own kernel for bfloat16.
+    #[test]
+    fn bf16_is_no_worse_than_libtorchs() {
+        for (n_heads, n_kv_heads, window) in [(4, 4, None), (6, 2, None), (6, 2, Some(50))] {
+            let random = |n_heads| {
+                Tensor::randn([3, n_heads, 300, 64], (Kind::Float, Device::Cpu))
+                    .to_kind(Kind::BFloat16)
+                    .transpose(1, 2)
+            };
+            let tensors = [random(n_heads), random(n_kv_heads), random(n_kv_heads)];
+            let attended = |kind, cache: Option<&mut KvCache>| {
+                let [query, key, value] = tensors.each_ref().map(|x| x.to_kind(kind));
+                attention(&query, &key, &value, window, cache).unwrap()
+            };
+            let expected = attended(Kind::Float, None).to_kind(Kind::Double);
+            let found = attended(Kind::BFloat16, None);
+            assert_eq!(
+                (found.kind(), found.size()),
+                (Kind::BFloat16, expected.size())
+            );
+            // With a cache libtorch computes.
+            let libtorchs = attended(Kind::BFloat16, Some(&mut KvCache::new()));
+            let [ours, libtorchs] = [found, libtorchs].map(|found| {
+                let error = found.to_kind(Kind::Double) - &expected;
+                error.square().mean(None).sqrt().double_value(&[])
+            });
+            assert!(
+                ours < 1.01 * libtorchs,
+                "window {window:?}: {ours:e} {libtorchs:e}"
+            );
+        }
     }
 
     /// Many blocks, windows that end inside one, and a cache, against one softmax over everything.

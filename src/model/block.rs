@@ -7,6 +7,8 @@ use super::{
     Compute, Error, KvCache, LayerPlan, Linear, Mix, Model, NormKind, NormSite, Role, Rope, Slot,
     Stage, StageInput, Weights,
 };
+use crate::kernels::{self, gated::silu_mul};
+use crate::tensor::{bf16_slice, bf16_slice_mut, on_cpu_in_bf16};
 use tch::{Device, Kind, Tensor};
 
 /// What flows from stage to stage.
@@ -142,12 +144,11 @@ impl Block {
         &self,
         stage: &Stage,
         outputs: Vec<Tensor>,
-        state: State,
+        mut state: State,
         rope: &Rope,
         mut cache: Option<&mut KvCache>,
     ) -> Result<State, Error> {
         let mut parts = Parts::cut(stage, outputs)?;
-        let mut state = state;
         if let StageInput::Slot(slot) = stage.input {
             state.set_slot(slot, None);
         }
@@ -160,14 +161,8 @@ impl Block {
                     state.set_slot(Slot::Attended, Some(attended));
                 }
                 Mix::GatedMlp => {
-                    let mut gate = parts.take(Role::Gate).f_contiguous()?;
-                    let mut gate = match self.activation {
-                        Activation::Silu => gate.f_silu_()?,
-                        Activation::Gelu => gate.f_gelu_("none")?,
-                        Activation::GeluTanh => gate.f_gelu_("tanh")?,
-                        Activation::Relu => gate.f_relu_()?,
-                    };
-                    let activated = gate.f_mul_(&parts.take(Role::Up))?;
+                    let gate = parts.take(Role::Gate);
+                    let activated = gated(self.activation, gate, &parts.take(Role::Up))?;
                     state.set_slot(Slot::Activated, Some(activated));
                 }
                 Mix::Residual => state.hidden = parts.only().f_add_(&state.hidden)?,
@@ -243,6 +238,27 @@ impl Parts {
         assert_eq!(self.0.len(), 1, "one output");
         self.0.remove(0).1
     }
+}
+
+/// `activation(gate) * up`, in the memory of `gate`.
+fn gated(activation: Activation, mut gate: Tensor, up: &Tensor) -> Result<Tensor, Error> {
+    gate = gate.f_contiguous()?;
+    if activation == Activation::Silu && on_cpu_in_bf16(&gate) {
+        let up = up.f_contiguous()?;
+        silu_mul(
+            kernels::chosen(),
+            bf16_slice_mut(&mut gate),
+            bf16_slice(&up),
+        );
+        return Ok(gate);
+    }
+    let mut gate = match activation {
+        Activation::Silu => gate.f_silu_()?,
+        Activation::Gelu => gate.f_gelu_("none")?,
+        Activation::GeluTanh => gate.f_gelu_("tanh")?,
+        Activation::Relu => gate.f_relu_()?,
+    };
+    Ok(gate.f_mul_(up)?)
 }
 
 /// A whole decoder layer in float.

@@ -108,6 +108,9 @@ pub enum Error {
     /// A libtorch failure, out of memory among them.
     #[error(transparent)]
     Torch(#[from] tch::TchError),
+    /// A tensor that could not be made.
+    #[error(transparent)]
+    Tensor(#[from] crate::tensor::Error),
 }
 
 /// A model's shape and structure, without any weights.

@@ -65,9 +65,8 @@ impl Work {
         self.statistics += tokens * inp * (inp + 1.0);
         self.solving += match settings.solver {
             Solver::Rtn => 0.0,
-            // A Cholesky factor and its inverse, a third of a cube each; in the loop half of the columns change for each
-            // one.
-            Solver::Gptq(_) => 2.0 / 3.0 * inp.powi(3) + weights * inp,
+            // A Cholesky factor, a third of a cube; in the loop half of the columns change for each one.
+            Solver::Gptq(_) => 1.0 / 3.0 * inp.powi(3) + weights * inp,
             Solver::Awq => awq::operations(rows, stage.in_features(), settings.scheme),
         };
     }

@@ -76,10 +76,10 @@ impl<'a> LayerRun<'a> {
                 .with_context(|| format!("layer {}, input of {}", self.layer, stage.name))?;
             let n_tokens = stats.n_tokens;
             let linears = times.load.time(|| self.load_linears(stage))?;
-            let energies = output_energies(&linears, &stats)?;
+            let energies = times.solve.time(|| output_energies(&linears, &stats))?;
             let solved = times
                 .solve
-                .time(|| self.solve(stage, linears, &stats, activations, proof.as_mut()))?;
+                .time(|| self.solve(stage, linears, stats, activations, proof.as_mut()))?;
             let mut running = Vec::new();
             let first = reports.len();
             for ((linear, solved), energy) in stage.linears.iter().zip(solved).zip(energies) {
@@ -177,13 +177,13 @@ impl<'a> LayerRun<'a> {
         &mut self,
         stage: &'a Stage,
         linears: Vec<FloatLinear>,
-        stats: &InputStats,
+        stats: InputStats,
         activations: &mut Activations,
         proof: Option<&mut FoldProof<'a>>,
     ) -> Result<Vec<Solved>> {
         let scheme = self.run.settings.scheme;
         match &self.run.settings.solver {
-            Solver::Rtn => solve::rtn(&linears, stats, scheme),
+            Solver::Rtn => solve::rtn(&linears, &stats, scheme),
             Solver::Gptq(settings) => solve::gptq(&linears, stats, scheme, settings)
                 .with_context(|| format!("layer {}, {}", self.layer, stage.name)),
             Solver::Awq => self.solve_awq(stage, linears, stats, activations, proof),
@@ -194,7 +194,7 @@ impl<'a> LayerRun<'a> {
         &mut self,
         stage: &'a Stage,
         linears: Vec<FloatLinear>,
-        stats: &InputStats,
+        stats: InputStats,
         activations: &mut Activations,
         proof: Option<&mut FoldProof<'a>>,
     ) -> Result<Vec<Solved>> {
@@ -214,7 +214,7 @@ impl<'a> LayerRun<'a> {
                 vec![1.0; stats.abs_sum.size1()? as usize],
             )
         } else {
-            let search = awq::search_scale(&weights, stats, scheme, classes, CLIP)?;
+            let search = awq::search_scale(&weights, &stats, scheme, classes, CLIP)?;
             (ScaleFound::of(&search), search.channel_scale)
         };
         let divisors = self.fold(stage, &mut scale, activations)?;

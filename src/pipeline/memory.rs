@@ -14,8 +14,8 @@ const TOKENS_PER_BATCH: usize = 4096;
 /// Tokens of a slice.
 const TOKENS_PER_SLICE: usize = 512;
 
-/// Float32 matrices of a stage's width that live at once: the Gram matrix, and what a factor or a scaled copy needs.
-const GRAM_COPIES: usize = 4;
+/// Float32 matrices of a stage's width that live at once: the Gram matrix, and its reordered copy or a factor of it.
+const GRAM_COPIES: usize = 2;
 
 /// What the run will hold beyond libtorch's own, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,9 +29,9 @@ pub struct MemoryPlan {
     pub slice: Option<usize>,
     /// All windows' activations, on the host.
     pub activations: u64,
-    /// The widest stage's weights, statistics and codes, where the run computes.
+    /// The weights, statistics and codes of the stage that takes the most, where the run computes.
     pub stage: u64,
-    /// One batch's temporaries, where the run computes.
+    /// One batch's temporaries in it, where the run computes.
     pub batch: u64,
 }
 
@@ -49,29 +49,36 @@ impl MemoryPlan {
         let element = compute.kind.elt_size_in_bytes();
         let windows = settings.num_samples;
         let stages = || model.layers.iter().flat_map(|layer| &layer.stages);
-        let stage = stages().map(|stage| stage_bytes(stage, element)).max();
-        // Attention needs whole windows.
-        let widest = |tokens: usize, tokenwise: bool| {
-            let stages = stages().filter(|stage| stage.is_tokenwise() == tokenwise);
-            let bytes = stages.map(|stage| tokens * token_bytes(stage, element));
-            bytes.max().unwrap_or(0)
+        // The stage that takes the most, its weights and the tokens that run through it together.
+        let widest = |batch_size: usize, slice: Option<usize>| {
+            let both = stages().map(|stage| {
+                // Attention needs whole windows.
+                let slice = slice.filter(|_| stage.is_tokenwise());
+                let tokens = batch_size * slice.unwrap_or(settings.seq_len);
+                (
+                    stage_bytes(stage, element),
+                    tokens * token_bytes(stage, element),
+                )
+            });
+            both.max_by_key(|(stage, batch)| stage + batch)
+                .unwrap_or((0, 0))
         };
         let largest = settings.batch_size.unwrap_or_else(|| {
             let windows_per_batch = TOKENS_PER_BATCH / settings.seq_len;
             windows_per_batch.clamp(1, windows)
         });
         let smallest = settings.batch_size.unwrap_or(1);
-        let plan = |batch_size: usize, recompute: bool, slice: Option<usize>| Self {
-            batch_size,
-            recompute,
-            slice,
-            activations: (windows * settings.seq_len * width(model, recompute) * element) as u64,
-            stage: stage.unwrap_or(0) as u64,
-            batch: {
-                let whole = batch_size * settings.seq_len;
-                let part = batch_size * slice.unwrap_or(settings.seq_len);
-                widest(whole, false).max(widest(part, true)) as u64
-            },
+        let plan = |batch_size: usize, recompute: bool, slice: Option<usize>| {
+            let (stage, batch) = widest(batch_size, slice);
+            let activations = windows * settings.seq_len * width(model, recompute) * element;
+            Self {
+                batch_size,
+                recompute,
+                slice,
+                activations: activations as u64,
+                stage: stage as u64,
+                batch: batch as u64,
+            }
         };
         let on_host = |plan: &Self| match compute.device {
             Device::Cpu => plan.total(),
@@ -130,16 +137,21 @@ fn width(model: &Model, recompute: bool) -> usize {
     model.config.hidden_size + widest.max().unwrap_or(0)
 }
 
-/// Bytes of a stage's weights (float32, scaled or updated, as codes, as they run, and waiting to be written) and Gram matrix.
+/// Bytes of a stage's weights (three float32 copies while they are solved, codes, as they run, and waiting to be written) and
+/// Gram matrix.
 fn stage_bytes(stage: &Stage, element: usize) -> usize {
     let inp = stage.in_features();
-    outputs(stage) * inp * (4 + 4 + 1 + 1 + element) + inp * inp * 4 * GRAM_COPIES
+    outputs(stage) * inp * (4 + 4 + 4 + 1 + 1 + element) + inp * inp * 4 * GRAM_COPIES
 }
 
-/// Bytes of one token's temporaries in a stage: its input in float32 and as it is read, its outputs and what the mixing
-/// step makes of them.
+/// Bytes of one token's temporaries in a stage: its normalized input (on the way to it two float32 copies, but not of
+/// bfloat16 on the CPU), its outputs and what the mixing step makes of them.
 fn token_bytes(stage: &Stage, element: usize) -> usize {
-    stage.in_features() * (4 + 4 + element) + 2 * outputs(stage) * element
+    let input = match stage.input {
+        StageInput::Norm(_) => stage.in_features() * (4 + 4 + element),
+        StageInput::Slot(_) => 0,
+    };
+    input + 2 * outputs(stage) * element
 }
 
 fn outputs(stage: &Stage) -> usize {

@@ -78,34 +78,30 @@ pub fn rtn(linears: &[FloatLinear], stats: &InputStats, scheme: Scheme) -> Resul
         .collect()
 }
 
-/// GPTQ: one factorization for the stage, then each linear.
+/// GPTQ: one factorization for the stage, and its linears all at once. Their seconds are shares of the stage's.
 pub fn gptq(
     linears: &[FloatLinear],
-    stats: &InputStats,
+    stats: InputStats,
     scheme: Scheme,
     settings: &gptq::Settings,
 ) -> Result<Vec<Solved>> {
     let start = Instant::now();
     let factor = gptq::Factor::new(stats, scheme, settings)?;
-    let shared_seconds = start.elapsed().as_secs_f64() / linears.len() as f64;
-    linears
-        .iter()
-        .map(|linear| {
-            let start = Instant::now();
-            let solved = gptq::solve(&linear.weight, &factor, scheme, settings)
-                .with_context(|| linear.name.clone())?;
-            Ok(Solved {
-                quantized: solved.quantized,
-                error: solved.loss,
-                seconds: shared_seconds + start.elapsed().as_secs_f64(),
-                awq: None,
-                gptq: Some(GptqReport {
-                    damp: factor.damp_used,
-                    dead_columns: factor.n_dead,
-                }),
-            })
-        })
-        .collect()
+    let weights: Vec<&Tensor> = linears.iter().map(|linear| &linear.weight).collect();
+    let found = gptq::solve(&weights, &factor, scheme, settings)?;
+    let seconds = start.elapsed().as_secs_f64();
+    let rows: usize = found.iter().map(|one| one.quantized.out_features).sum();
+    let solved = found.into_iter().map(|one| Solved {
+        seconds: seconds * one.quantized.out_features as f64 / rows as f64,
+        quantized: one.quantized,
+        error: one.loss,
+        awq: None,
+        gptq: Some(GptqReport {
+            damp: factor.damp_used,
+            dead_columns: factor.n_dead,
+        }),
+    });
+    Ok(solved.collect())
 }
 
 /// AWQ's second half: clips and rounds linears whose columns already carry `scale`; `stats` are those of the input over it.

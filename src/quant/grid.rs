@@ -8,14 +8,11 @@ use super::Scheme;
 /// compiler can vectorise; `round_ties_even` is a library call on x86-64's base instruction set.
 const ROUNDER: f32 = (3 << 22) as f32;
 
-/// Ranges that [`Grid::searched`] tries.
-const SEARCH_STEPS: u8 = 8;
-
 /// Scale and zero point of one group: a code `q` stands for `(q - zero_point) * scale`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Grid {
     /// Already rounded to float16, the dtype that is stored, so that codes are computed for the scale that will be used.
-    /// Negative only where [`Grid::full_range`] made it so.
+    /// Negative where the lowest code stands for the upper end of the range.
     pub scale: f32,
     pub zero_point: u8,
     max_code: u8,
@@ -24,6 +21,15 @@ pub struct Grid {
 impl Grid {
     /// Smallest scale that is stored: far below any weight that matters, and still a normal division in float32.
     pub const MIN_SCALE: f32 = 1.0 / (1 << 22) as f32;
+
+    /// A grid that was found elsewhere.
+    pub fn new(scale: f32, zero_point: u8, scheme: Scheme) -> Self {
+        Self {
+            scale,
+            zero_point,
+            max_code: scheme.max_code(),
+        }
+    }
 
     /// The grid that covers `[min, max]` widened to contain 0, so that a zero weight stays zero.
     ///
@@ -56,53 +62,11 @@ impl Grid {
         }
     }
 
-    /// The symmetric grid whose lowest code stands for whichever of `min` and `max` is farther from 0.
-    ///
-    /// `scale = extreme / -2^(bits-1)`, so it is negative where the extreme is positive. It uses all `2^bits` codes,
-    /// where [`Self::from_range`] covers half a step more than it needs below and half a step less above. AutoRound's
-    /// documentation calls this signed full-range symmetric quantization.
-    #[inline(always)]
-    pub fn full_range(min: f32, max: f32, scheme: Scheme) -> Self {
-        assert!(scheme.symmetric, "an asymmetric grid is always full");
-        let extreme = if max > -min { max } else { min };
-        let scale = stored(extreme.abs() / f32::from(scheme.mid_code()));
-        Self {
-            scale: if extreme > 0.0 { -scale } else { scale },
-            zero_point: scheme.mid_code(),
-            max_code: scheme.max_code(),
-        }
-    }
-
     /// The grid that covers all of `weights`.
     #[inline(always)]
     pub fn covering(weights: impl IntoIterator<Item = f32>, scheme: Scheme) -> Self {
         let (min, max) = range(weights);
         Self::from_range(min, max, scheme)
-    }
-
-    /// Of the grids over the range of `weights` and shrunk ranges, the one with the least `Σ importance·error²`.
-    ///
-    /// Cutting off a few extremes makes the steps for all others finer; the fewer the bits, the more that pays. With
-    /// `full_range`, symmetric schemes try [`Self::full_range`] as well as [`Self::from_range`].
-    #[inline(always)]
-    pub fn searched(weights: &[f32], importance: &[f32], scheme: Scheme, full_range: bool) -> Self {
-        assert_eq!(weights.len(), importance.len());
-        let (min, max) = range(weights.iter().copied());
-        let step = 0.16 / f32::from(scheme.bits);
-        let mut best = (f32::INFINITY, Self::from_range(min, max, scheme));
-        for shrunk in 0..SEARCH_STEPS {
-            let part = 1.0 - step * f32::from(shrunk);
-            let (min, max) = (part * min, part * max);
-            let classic = Self::from_range(min, max, scheme);
-            let full = (full_range && scheme.symmetric).then(|| Self::full_range(min, max, scheme));
-            for grid in [Some(classic), full].into_iter().flatten() {
-                let error = grid.error(weights, importance);
-                if error < best.0 {
-                    best = (error, grid);
-                }
-            }
-        }
-        best.1
     }
 
     /// The code nearest to `weight`.
@@ -134,28 +98,6 @@ impl Grid {
         // Both ends are integers, so that rounding the clamped value is clamping the rounded one.
         let clamped = (weight / self.scale).clamp(-zero, f32::from(self.max_code) - zero);
         (clamped + ROUNDER) - ROUNDER
-    }
-
-    /// `Σ importance·(rounded - weight)²`.
-    #[inline(always)]
-    fn error(self, weights: &[f32], importance: &[f32]) -> f32 {
-        const LANES: usize = 16;
-        let cost = |weight: f32, importance: f32| {
-            let error = self.steps(weight) * self.scale - weight;
-            importance * error * error
-        };
-        // Partial sums that do not wait for each other become the lanes of vector registers.
-        let (chunks, tail) = weights.as_chunks::<LANES>();
-        let (importance, importance_tail) = importance.as_chunks::<LANES>();
-        let mut sums = [0f32; LANES];
-        for (weights, importance) in chunks.iter().zip(importance) {
-            sums = std::array::from_fn(|lane| sums[lane] + cost(weights[lane], importance[lane]));
-        }
-        let tail = tail
-            .iter()
-            .zip(importance_tail)
-            .map(|(&weight, &importance)| cost(weight, importance));
-        sums.into_iter().chain(tail).sum()
     }
 }
 
@@ -222,55 +164,6 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn a_full_range_grid_keeps_the_extreme_and_uses_every_code() {
-        for bits in [2, 3, 4, 8] {
-            let scheme = scheme(bits, true, 0);
-            for (min, max) in [(-1.0, 0.75), (-0.75, 1.0), (-1.0, 1.0), (0.0, 0.0)] {
-                let grid = Grid::full_range(min, max, scheme);
-                let extreme = if max > -min { max } else { min };
-                assert_eq!(grid.value(grid.code(extreme)), extreme);
-                assert_eq!(grid.value(grid.code(0.0)), 0.0);
-                let far = grid.value(scheme.max_code()) * extreme;
-                assert!(far <= 0.0, "the highest code lies on the other side");
-                for step in 0..=16 {
-                    let weight = extreme - step as f32 * grid.scale.copysign(extreme) / 8.0;
-                    let error = (grid.value(grid.code(weight)) - weight).abs();
-                    assert!(error <= 0.5 * grid.scale.abs(), "{bits} {weight}: {error}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_search_costs_no_more_than_covering_and_cuts_off_what_is_unimportant() {
-        let weights: Vec<f32> = (0..77)
-            .map(|i| ((i * 37 % 77) as f32 - 31.0) / 40.0)
-            .collect();
-        let mut importance = vec![1.0; weights.len()];
-        let cost = |grid: Grid, importance: &[f32]| {
-            let errors = weights.iter().map(|&weight| grid.round(weight).1 - weight);
-            errors.zip(importance).map(|(e, i)| e * e * i).sum::<f32>()
-        };
-        for bits in [2, 3, 4, 8] {
-            for symmetric in [true, false] {
-                let scheme = scheme(bits, symmetric, 0);
-                let covering = Grid::covering(weights.iter().copied(), scheme);
-                let searched = Grid::searched(&weights, &importance, scheme, false);
-                let full = Grid::searched(&weights, &importance, scheme, true);
-                assert!(cost(searched, &importance) <= cost(covering, &importance));
-                assert!(cost(full, &importance) <= cost(searched, &importance));
-                assert!(searched.scale > 0.0);
-            }
-        }
-        for (importance, weight) in importance.iter_mut().zip(&weights) {
-            *importance = if weight.abs() > 0.7 { 0.0 } else { 1.0 };
-        }
-        let scheme = scheme(4, true, 0);
-        let covering = Grid::covering(weights.iter().copied(), scheme);
-        assert!(Grid::searched(&weights, &importance, scheme, false).scale < covering.scale);
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! What a quantized weight looks like: width, grouping and symmetry.
 
+use super::Grid;
+use crate::kernels::{Levels, ZeroPoint};
+
 /// How many input columns share one scale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GroupSize {
@@ -30,6 +33,21 @@ impl Scheme {
     /// The zero point of a symmetric grid.
     pub fn mid_code(self) -> u8 {
         1 << (self.bits - 1)
+    }
+
+    /// What the kernels have to know of the grids.
+    pub fn levels(self) -> Levels {
+        Levels {
+            max_code: f32::from(self.max_code()),
+            zero_point: if self.symmetric {
+                ZeroPoint::Fixed(f32::from(self.mid_code()))
+            } else {
+                ZeroPoint::Fitted {
+                    least: f32::from(self.min_zero_point),
+                }
+            },
+            min_scale: Grid::MIN_SCALE,
+        }
     }
 
     /// Columns in one group of a weight with `in_features` columns.

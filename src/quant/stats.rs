@@ -6,8 +6,11 @@ use super::Error;
 use crate::kernels::{self, gram};
 use crate::tensor::{Exclusive, bf16_slice, f32_slice};
 
-/// Width of the blocks of the Gram matrix on a GPU: only those on and below the diagonal are multiplied.
+/// Width of the blocks in which libtorch works on a triangle of the Gram matrix.
 const GRAM_BLOCK: i64 = 256;
+
+/// Width of the blocks of columns in which an error is summed, so that only one half of the Gram matrix is multiplied.
+const ERROR_BLOCK: usize = 128;
 
 /// What the quantizers know of a stage's input X: enough for the error of any change of the weights, without X.
 #[derive(Debug)]
@@ -18,6 +21,17 @@ pub struct InputStats {
     pub abs_sum: Tensor,
     /// Rows of X seen.
     pub n_tokens: usize,
+}
+
+impl InputStats {
+    /// The same numbers in memory of their own.
+    pub fn copy(&self) -> Result<Self, Error> {
+        Ok(Self {
+            gram: self.gram.f_alias_copy()?,
+            abs_sum: self.abs_sum.f_alias_copy()?,
+            n_tokens: self.n_tokens,
+        })
+    }
 }
 
 /// [`InputStats`] in the making.
@@ -100,8 +114,7 @@ impl InputSums {
             Sums::Cpu { gram, abs_sum, .. } => (gram.into_tensor(), abs_sum.into_tensor()),
             Sums::Gpu { gram, abs_sum } => (gram, abs_sum),
         };
-        let _ = gram.f_tril_(0)?;
-        let _ = gram.f_add_(&gram.f_tril(-1)?.f_tr()?)?;
+        mirror(&mut gram)?;
         let diagonal = gram.f_diagonal(0, 0, 1)?;
         let bad = diagonal.f_isfinite()?.f_logical_not()?.f_sum(Kind::Int64)?;
         match usize::try_from(bad.f_int64_value(&[])?) {
@@ -116,6 +129,21 @@ impl InputSums {
             }),
         }
     }
+}
+
+/// Copies the lower triangle onto the upper one, in blocks: a transposed copy would be as large as the matrix.
+fn mirror(gram: &mut Tensor) -> Result<(), Error> {
+    let size = gram.size()[0];
+    for start in (0..size).step_by(GRAM_BLOCK as usize) {
+        let len = GRAM_BLOCK.min(size - start);
+        let rows = gram.f_narrow(0, start, len)?;
+        let mut above = gram.f_narrow(0, 0, start)?.f_narrow(1, start, len)?;
+        above.f_copy_(&rows.f_narrow(1, 0, start)?.f_tr()?)?;
+        let mut own = rows.f_narrow(1, start, len)?;
+        let lower = own.f_tril(-1)?;
+        let _ = own.f_tril_(0)?.f_add_(&lower.f_tr()?)?;
+    }
+    Ok(())
 }
 
 /// Adds the rows of `x` with libtorch, the Gram matrix's blocks above the diagonal left out.
@@ -137,8 +165,22 @@ fn observe_in_blocks(x: &Tensor, gram: &Tensor, abs_sum: &mut Tensor) -> Result<
 
 /// `tr(ΔW G ΔWᵀ) / n_tokens` for `delta` = ΔW `[out, in]`: the mean squared change of the output, summed over its features.
 pub fn output_error(delta: &Tensor, stats: &InputStats) -> Result<f64, Error> {
-    let product = delta.f_mm(&stats.gram)?.f_mul(delta)?;
-    Ok(product.f_sum(Kind::Double)?.f_double_value(&[])? / stats.n_tokens.max(1) as f64)
+    let size = delta.size2()?.1;
+    let mut half = 0.0;
+    for start in (0..size).step_by(ERROR_BLOCK) {
+        let len = (size - start).min(ERROR_BLOCK as i64);
+        let own = delta.f_narrow(1, start, len)?;
+        let gram = stats.gram.f_narrow(1, start, len)?;
+        // G is symmetric: half of a diagonal block, and what is above it once.
+        let mut product = own
+            .f_mm(&gram.f_narrow(0, start, len)?)?
+            .f_mul_scalar_(0.5)?;
+        let before = delta.f_narrow(1, 0, start)?;
+        let _ = product.f_addmm_(&before, &gram.f_narrow(0, 0, start)?)?;
+        let products = product.f_mul_(&own)?;
+        half += products.f_sum(Kind::Double)?.f_double_value(&[])?;
+    }
+    Ok(2.0 * half / stats.n_tokens.max(1) as f64)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! slices as float16. Everything here checks, and no other module builds a tensor from raw memory or looks into one's.
 #![expect(unsafe_code, reason = "slices of memory that libtorch owns")]
 
+use std::marker::PhantomData;
 use std::{ptr, slice};
 
 use half::{bf16, f16};
@@ -136,22 +137,35 @@ fn values<T>(tensor: &Tensor, kind: Kind) -> *mut T {
     start
 }
 
-/// A float32 tensor on the host in memory that no other tensor shares, so that a slice of it may be written.
-#[derive(Debug)]
-pub struct Exclusive(Tensor);
+/// A type of Rust's that is what a tensor of some kind holds.
+pub trait Value: Copy {
+    const KIND: Kind;
+}
 
-impl Exclusive {
+impl Value for f32 {
+    const KIND: Kind = Kind::Float;
+}
+
+impl Value for bf16 {
+    const KIND: Kind = Kind::BFloat16;
+}
+
+/// A tensor on the host in memory that no other tensor shares, so that a slice of it may be written.
+#[derive(Debug)]
+pub struct Exclusive<T = f32>(Tensor, PhantomData<T>);
+
+impl<T: Value> Exclusive<T> {
     /// Zeros in a shape.
     pub fn zeros(shape: &[usize]) -> Result<Self, Error> {
-        let options = (Kind::Float, Device::Cpu);
-        Ok(Self(Tensor::f_zeros(dims(shape), options)?))
+        let zeros = Tensor::f_zeros(dims(shape), (T::KIND, Device::Cpu))?;
+        Ok(Self(zeros, PhantomData))
     }
 
     /// The values, row-major.
-    pub fn values(&mut self) -> &mut [f32] {
-        let start = values(&self.0, Kind::Float);
-        // SAFETY: `values` found so many float32 numbers there; the tensor keeps them, is borrowed mutably, and is the only
-        // one that has them.
+    pub fn values(&mut self) -> &mut [T] {
+        let start = values(&self.0, T::KIND);
+        // SAFETY: `values` found so many numbers of this kind there; the tensor keeps them, is borrowed mutably, and is the
+        // only one that has them.
         unsafe { slice::from_raw_parts_mut(start, self.0.numel()) }
     }
 
@@ -263,7 +277,7 @@ mod tests {
 
     #[test]
     fn slices_are_the_values_where_they_lie() {
-        let mut sums = Exclusive::zeros(&[2, 3]).unwrap();
+        let mut sums = Exclusive::<f32>::zeros(&[2, 3]).unwrap();
         sums.values()[4] = 2.5;
         let tensor = sums.into_tensor();
         assert_eq!(f32_slice(&tensor.get(1)), [0.0, 2.5, 0.0]);
@@ -273,6 +287,9 @@ mod tests {
             bf16_slice(&rounded.get(1)),
             [0.0, 2.5, 0.0].map(bf16::from_f32)
         );
+        let mut rounded = Exclusive::<bf16>::zeros(&[2]).unwrap();
+        rounded.values()[1] = bf16::from_f32(-1.5);
+        assert_eq!(to_f32(&rounded.into_tensor()).unwrap(), [0.0, -1.5]);
     }
 
     #[test]

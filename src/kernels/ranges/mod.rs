@@ -19,19 +19,15 @@
     reason = "a body is compiled for the instruction set of the function that it is inlined into"
 )]
 
-mod grids;
-
 use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::InstructionSet;
+use super::grids::{Grids, Levels, ZeroPoint};
 #[cfg(target_arch = "x86_64")]
 use super::lanes::{Avx2, Avx512};
 use super::lanes::{LANES, Lanes, Portable, Row};
-use grids::Grids;
-
-pub use grids::{Levels, ZeroPoint};
 
 /// Blocks of rows to a task at most: so many share each part of `G` that was gathered.
 const MAX_BLOCKS: usize = 16;

@@ -198,7 +198,7 @@ mod tests {
             for (clip, kind) in [(false, "scaled"), (true, "clipped")] {
                 let found = search_scale(&weights, &stats, scheme, None, clip).unwrap();
                 let scale = &found.channel_scale;
-                let scaled_stats = scale_stats(&stats, scale).unwrap();
+                let scaled_stats = scale_stats(stats.copy().unwrap(), scale).unwrap();
                 let (mut ours, mut published) = (0.0, 0.0);
                 for (i, weight) in weights.iter().enumerate() {
                     let scaled = weight * Tensor::from_slice(scale);
@@ -319,7 +319,7 @@ mod tests {
     fn scaled_statistics_are_those_of_the_scaled_input() {
         let x = input(9, 24, true);
         let scale: Vec<f32> = (1..=24).map(|i| i as f32 * 0.2).collect();
-        let found = scale_stats(&observed(&x), &scale).unwrap();
+        let found = scale_stats(observed(&x), &scale).unwrap();
         let expected = observed(&(&x / Tensor::from_slice(&scale)));
         assert_eq!(found.n_tokens, expected.n_tokens);
         assert!(found.gram.allclose(&expected.gram, 1e-4, 1e-4, false));

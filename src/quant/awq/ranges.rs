@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use tch::{Device, Tensor};
 
 use crate::kernels;
-use crate::kernels::ranges::{Levels, Problem, Ranges, ZeroPoint};
+use crate::kernels::ranges::{Problem, Ranges};
 use crate::quant::{Error, Grid, QuantizedLinear, Scheme};
 use crate::tensor::{f32_slice, from_f32, to_f32};
 
@@ -47,7 +47,7 @@ pub(super) fn search(
         gram: f32_slice(gram),
         columns: columns as usize,
         group: group_columns(scheme, columns) as usize,
-        levels: levels(scheme),
+        levels: scheme.levels(),
         sweeps,
     };
     Ok(kernels::ranges::search(kernels::chosen(), &problem))
@@ -67,21 +67,6 @@ pub(super) fn operations(in_features: usize, scheme: Scheme, sweeps: &[&[f32]]) 
         in_features * (2 * (in_features - group) + trials * (group + 1))
     };
     sweeps.iter().map(sweep).sum::<usize>() as f64
-}
-
-/// What the kernel has to know of `scheme`.
-fn levels(scheme: Scheme) -> Levels {
-    Levels {
-        max_code: f32::from(scheme.max_code()),
-        zero_point: if scheme.symmetric {
-            ZeroPoint::Fixed(f32::from(scheme.mid_code()))
-        } else {
-            ZeroPoint::Fitted {
-                least: f32::from(scheme.min_zero_point),
-            }
-        },
-        min_scale: Grid::MIN_SCALE,
-    }
 }
 
 /// The codes of `weight` (`[out, in]` float32) with the grids of `ranges`, on the host.

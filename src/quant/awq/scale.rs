@@ -125,17 +125,13 @@ pub(super) fn operations(rows: usize, in_features: usize, scheme: Scheme) -> f64
         + tried as f64 * ranges::operations(in_features, scheme, CLIP_SWEEPS)
 }
 
-/// The statistics of `x / channel_scale`, given those of `x`.
-pub fn scale_stats(stats: &InputStats, channel_scale: &[f32]) -> Result<InputStats, Error> {
+/// The statistics of `x / channel_scale`, in the memory of those of `x`.
+pub fn scale_stats(mut stats: InputStats, channel_scale: &[f32]) -> Result<InputStats, Error> {
     let scale =
         from_f32(channel_scale, &[channel_scale.len()])?.f_to_device(stats.gram.device())?;
-    let mut gram = stats.gram.f_div(&scale)?;
-    let _ = gram.f_div_(&scale.f_unsqueeze(1)?)?;
-    Ok(InputStats {
-        gram,
-        abs_sum: stats.abs_sum.f_div(&scale)?,
-        n_tokens: stats.n_tokens,
-    })
+    let _ = (stats.gram.f_div_(&scale)?).f_div_(&scale.f_unsqueeze(1)?)?;
+    let _ = stats.abs_sum.f_div_(&scale)?;
+    Ok(stats)
 }
 
 /// The scales among which the search chooses.

@@ -1,6 +1,9 @@
-//! The factor of the inverse Gram matrix that tells GPTQ how the other columns make good one column's error.
+//! The factor of the Gram matrix that tells GPTQ how the other columns make good one column's error.
 
-use tch::Tensor;
+use std::ops::Range;
+
+use rayon::prelude::*;
+use tch::{Device, Tensor};
 
 use super::order::Order;
 use super::{ActOrder, Settings};
@@ -13,22 +16,20 @@ const DAMP_STEP: f64 = 4.0;
 const DAMP_FLOOR: f64 = 1e-3;
 /// ... and no more than this, as much as the mean of the diagonal: no sum of squares needs more.
 const DAMP_CEILING: f64 = 1.0;
-/// Up to this size a triangular matrix is inverted by one solve, above it by halves.
-const INVERSE_LEAF: i64 = 128;
-
 /// What all linears with one input share: made once a stage, used by [`super::solve`] for each linear.
 #[derive(Debug)]
 pub struct Factor {
-    /// U `[in, in]` float32, upper triangular, with `UᵀU = (G + damping·I)⁻¹`, in the order of solving.
-    pub(super) upper: Tensor,
+    /// R `[in, in]` float32, upper triangular, with `RRᵀ = G + damping·I`, in the order of solving. The paper's
+    /// factor of the inverse is `U = R⁻¹`, of which only blocks on the diagonal are ever needed.
+    pub(super) root: Tensor,
     pub(super) order: Order,
-    /// `U_jj⁻²` `[in]`: what an error of 1 costs at each position, once all later ones have made good what they can.
+    /// `R_jj²` `[in]`: what an error of 1 costs at each position, once all later ones have made good what they can.
     pub(super) importance: Vec<f32>,
     /// What was added to the diagonal of G.
     pub(super) damping: f64,
     pub(super) n_tokens: usize,
-    /// Columns to set to 0.
-    dead: Vec<i64>,
+    /// At each position, whether the column is to be set to 0.
+    pub(super) dead: Vec<bool>,
     act_order: ActOrder,
     group_columns: usize,
     /// The damping as a fraction of the mean of `diag(G)`: `Settings::damp`, or more if that was too little.
@@ -39,11 +40,12 @@ pub struct Factor {
 }
 
 impl Factor {
-    /// Orders the columns and factors the damped inverse of `stats.gram`, on the device where that is.
+    /// Orders the columns and factors the damped `stats.gram`, on the device where that is. Besides it two matrices of its
+    /// size live at once, and it is dropped before the second is made.
     ///
     /// # Errors
     /// [`Error::NotPositiveDefinite`] if even a damping of 1 does not help: then the matrix is no sum of squares.
-    pub fn new(stats: &InputStats, scheme: Scheme, settings: &Settings) -> Result<Self, Error> {
+    pub fn new(stats: InputStats, scheme: Scheme, settings: &Settings) -> Result<Self, Error> {
         let device = stats.gram.device();
         let diagonal = tensor::to_f32(&stats.gram.f_diagonal(0, 0, 1)?)?;
         let size = diagonal.len();
@@ -56,9 +58,10 @@ impl Factor {
         };
         let order = Order::new(settings.act_order, &diagonal, scheme);
 
-        // With a Cholesky factor of the reversed matrix, reversed again, G = RRᵀ and R is upper triangular: U = R⁻¹.
-        let index = order.index(device)?.f_flip([0])?;
-        let gram = (stats.gram.f_index_select(0, &index)?).f_index_select(1, &index)?;
+        // A Cholesky factor of the reversed matrix, reversed again, is upper triangular.
+        let InputStats { gram, n_tokens, .. } = stats;
+        let reversed = reversed(&gram, &order)?;
+        drop(gram);
         let fill: Vec<f32> = (order.columns.iter().rev())
             .map(|&column| {
                 if diagonal[column] == 0.0 {
@@ -69,26 +72,27 @@ impl Factor {
             })
             .collect();
         let fill = tensor::from_f32(&fill, &[size])?.f_to_device(device)?;
-        let _ = gram.f_diagonal(0, 0, 1)?.f_add_(&fill)?;
-        let Some((lower, damp_used)) = cholesky(&gram, mean, settings.damp)? else {
+        let _ = reversed.f_diagonal(0, 0, 1)?.f_add_(&fill)?;
+        let Some((lower, damp_used)) = cholesky(&reversed, mean, settings.damp)? else {
             return Err(Error::NotPositiveDefinite {
                 size,
                 damp: DAMP_CEILING.max(settings.damp),
-                n_tokens: stats.n_tokens,
+                n_tokens,
             });
         };
-        drop(gram);
-        let upper = invert_lower(&lower)?.f_flip([0, 1])?;
-        let roots = tensor::to_f32(&upper.f_diagonal(0, 0, 1)?)?;
-        let dead = (0..size).filter(|&j| diagonal[j] == 0.0 && n_dead < size);
+        drop(reversed);
+        let root = lower.f_flip([0, 1])?;
+        let roots = tensor::to_f32(&root.f_diagonal(0, 0, 1)?)?;
+        let dead = (order.columns.iter()).map(|&column| diagonal[column] == 0.0 && n_dead < size);
+        let dead = dead.collect();
         Ok(Self {
-            upper,
+            root,
             order,
-            importance: roots.iter().map(|root| 1.0 / (root * root)).collect(),
+            importance: roots.iter().map(|root| root * root).collect(),
             // What stands in for a G of zeros is damping too.
             damping: (damp_used + f64::from(u8::from(n_dead == size))) * mean,
-            n_tokens: stats.n_tokens,
-            dead: dead.map(|j| j as i64).collect(),
+            n_tokens,
+            dead,
             act_order: settings.act_order,
             group_columns: scheme.group_columns(size),
             damp_used,
@@ -106,13 +110,15 @@ impl Factor {
         assert_eq!(self.act_order, settings.act_order);
     }
 
-    /// `weight` with its dead columns set to 0: what they are does not matter, and 0 widens no grid.
-    pub(super) fn without_dead(&self, weight: &Tensor) -> Result<Tensor, tch::TchError> {
-        if self.dead.is_empty() {
-            return Ok(weight.shallow_clone());
-        }
-        let dead = Tensor::f_from_slice(&self.dead)?.f_to_device(weight.device())?;
-        weight.f_index_fill(1, &dead, 0.0)
+    /// The block of U at these positions, rows and columns.
+    pub(super) fn inverse_of_block(
+        &self,
+        positions: Range<usize>,
+    ) -> Result<Tensor, tch::TchError> {
+        let (start, len) = (positions.start as i64, positions.len() as i64);
+        let block = self.root.f_narrow(0, start, len)?.f_narrow(1, start, len)?;
+        let identity = Tensor::f_eye(len, (block.kind(), block.device()))?;
+        block.f_linalg_solve_triangular(&identity, true, true, false)
     }
 }
 
@@ -134,43 +140,23 @@ fn cholesky(gram: &Tensor, mean: f64, damp: f64) -> Result<Option<(Tensor, f64)>
     }
 }
 
-/// The inverse of a lower triangular matrix, by halves: products, and half the work of a solve against the identity.
-fn invert_lower(lower: &Tensor) -> Result<Tensor, tch::TchError> {
-    let size = lower.size()[0];
-    if size <= INVERSE_LEAF {
-        let identity = Tensor::f_eye(size, (lower.kind(), lower.device()))?;
-        return lower.f_linalg_solve_triangular(&identity, false, true, false);
+/// `gram` with rows and columns in the reversed order of solving; on the host the lower triangle alone, and 0 above it.
+fn reversed(gram: &Tensor, order: &Order) -> Result<Tensor, Error> {
+    if gram.device() != Device::Cpu {
+        let index = order.index(gram.device())?.f_flip([0])?;
+        return Ok(gram.f_index_select(0, &index)?.f_index_select(1, &index)?);
     }
-    let (half, rest) = (size / 2, size - size / 2);
-    let part = |of: &Tensor, row, rows, column, columns| {
-        of.f_narrow(0, row, rows)?.f_narrow(1, column, columns)
-    };
-    let top = invert_lower(&part(lower, 0, half, 0, half)?)?;
-    let bottom = invert_lower(&part(lower, half, rest, half, rest)?)?;
-    let corner = bottom.f_mm(&part(lower, half, rest, 0, half)?.f_mm(&top)?)?;
-    let inverse = lower.f_zeros_like()?;
-    part(&inverse, 0, half, 0, half)?.f_copy_(&top)?;
-    part(&inverse, half, rest, half, rest)?.f_copy_(&bottom)?;
-    part(&inverse, half, rest, 0, half)?.f_copy_(&corner.f_neg()?)?;
-    Ok(inverse)
-}
-
-#[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
-mod tests {
-    use tch::{Device, Kind};
-
-    use super::*;
-
-    #[test]
-    fn triangular_inverses_are_inverses() {
-        tch::manual_seed(3);
-        for size in [1, 127, 128, 129, 300, 517] {
-            let gram = Tensor::randn([2 * size, size], (Kind::Float, Device::Cpu));
-            let lower = gram.tr().mm(&gram).linalg_cholesky(false);
-            let product = invert_lower(&lower).unwrap().mm(&lower);
-            let off = (product - Tensor::eye(size, (Kind::Float, Device::Cpu))).abs();
-            assert!(off.max().double_value(&[]) < 1e-4, "{size}");
+    let size = order.columns.len();
+    let columns: Vec<usize> = order.columns.iter().rev().copied().collect();
+    let gram = gram.f_contiguous()?;
+    let source = tensor::f32_slice(&gram);
+    let mut target = tensor::Exclusive::zeros(&[size, size])?;
+    let rows = target.values().par_chunks_mut(size).enumerate();
+    rows.for_each(|(row, target)| {
+        let source = &source[columns[row] * size..][..size];
+        for (target, &column) in target.iter_mut().zip(&columns[..=row]) {
+            *target = source[column];
         }
-    }
+    });
+    Ok(target.into_tensor())
 }

@@ -1,11 +1,10 @@
 //! GPTQ: rounds a weight column by column, and lets the columns still in float make good each column's error.
 //!
 //! Frantar et al. 2022, arXiv:2210.17323. A [`Factor`] of the input's Gram matrix is made once a stage, then [`solve`]
-//! quantizes each linear of the stage with it. What differs from the published script: scales are rounded to float16
+//! quantizes the linears of the stage with it, all at once: their rows do not depend on each other. What differs from the published script: scales are rounded to float16
 //! before they are used; a group's grid is fitted to weights that have seen every update so far, also where several
 //! groups share a block of columns; and that fit can weigh its errors by what they will cost.
 
-mod block;
 mod factor;
 mod order;
 #[cfg(test)]
@@ -13,15 +12,22 @@ mod order;
 mod tests;
 
 use rayon::prelude::*;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 pub use factor::Factor;
 pub use order::ActOrder;
 
 use super::{Error, Grid, QuantizedLinear, Scheme};
-use crate::kernels::{self, vectorized};
+use crate::kernels::{self, Fit, columns};
 use crate::tensor;
-use block::{Block, Row};
+
+/// Parts of a group's range that the search for its grid tries.
+const SEARCH_STEPS: u8 = 8;
+/// One over the number of bits, times this, is cut off the range in each step of that search.
+const SEARCH_STEP: f32 = 0.16;
+
+/// Columns that a thread transposes together: neighbours share the cache lines that are read, and each fills one.
+const TRANSPOSED_TOGETHER: usize = 32;
 
 /// How to solve.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -44,15 +50,13 @@ pub enum GridFit {
 }
 
 impl Settings {
-    /// The grid of one group; an error of 1 in a weight costs its `importance`.
-    #[inline(always)]
-    fn fit(&self, weights: &[f32], importance: &[f32], scheme: Scheme) -> Grid {
-        let full_range = self.grid_fit == GridFit::SearchFullRange;
+    /// The parts of a range that are tried.
+    fn parts(&self, scheme: Scheme) -> Vec<f32> {
+        let step = SEARCH_STEP / f32::from(scheme.bits);
+        let parts = (0..SEARCH_STEPS).map(|shrunk| 1.0 - step * f32::from(shrunk));
         match self.grid_fit {
-            GridFit::Cover => Grid::covering(weights.iter().copied(), scheme),
-            GridFit::Search | GridFit::SearchFullRange => {
-                Grid::searched(weights, importance, scheme, full_range)
-            }
+            GridFit::Cover => Vec::new(),
+            GridFit::Search | GridFit::SearchFullRange => parts.collect(),
         }
     }
 }
@@ -66,119 +70,144 @@ pub struct Solved {
     pub loss: f64,
 }
 
-/// Quantizes `weight`, `[out, in]` float32, on the device where the Gram matrix of `factor` was.
+/// Quantizes `weights`, each `[out, in]` float32, on the device where the Gram matrix of `factor` was.
 ///
 /// The column loop runs on the CPU, rows in parallel. The rest of the work is one product a block of columns, on the
-/// device. Panics if `factor` was made for another width, group size or order.
+/// device. Besides what is given and returned, two float32 copies of all weights live at once, and a third at the start.
+/// Panics if `factor` was made for another width, group size or order.
 ///
 /// # Errors
-/// [`Error::NotFinite`] if the weight holds NaN or infinity.
+/// [`Error::NotFinite`] if a weight holds NaN or infinity.
 pub fn solve(
-    weight: &Tensor,
+    weights: &[&Tensor],
     factor: &Factor,
     scheme: Scheme,
     settings: &Settings,
-) -> Result<Solved, Error> {
-    let (out_features, in_features) = weight.size2()?;
-    let (out_features, in_features) = (out_features as usize, in_features as usize);
+) -> Result<Vec<Solved>, Error> {
+    let in_features = factor.order.columns.len();
     factor.assert_made_for(in_features, scheme, settings);
     let order = &factor.order;
-    let weight = factor.without_dead(weight)?;
-    let current = weight.f_index_select(1, &order.index(weight.device())?)?;
+    let sizes = (weights.iter())
+        .map(|weight| Ok(weight.size2()?.0 as usize))
+        .collect::<Result<Vec<_>, Error>>()?;
+    let rows: usize = sizes.iter().sum();
+    let padded = rows.next_multiple_of(columns::ROWS);
+    let originals = transposed(weights, factor, padded)?;
+    let device = factor.root.device();
+    let carried = Tensor::f_zeros([in_features as i64, padded as i64], (Kind::Float, device))?;
+    let originals = tensor::f32_slice(&originals);
 
-    let n_groups = scheme.n_groups(in_features);
-    let mut grids = if order.contiguous {
-        // Each is fitted when its group starts.
-        vec![Grid::covering([], scheme); out_features * n_groups]
-    } else {
-        grids_of_groups(&weight, factor, scheme, settings)?
-    };
     let set = kernels::chosen();
-    let mut codes = vec![0; out_features * in_features];
-    let originals = tensor::to_f32(&current)?;
-    let mut loss = 0.0;
+    let n_groups = scheme.n_groups(in_features);
+    let parts = settings.parts(scheme);
+    let fit = Fit {
+        levels: scheme.levels(),
+        parts: &parts,
+        full_range: settings.grid_fit == GridFit::SearchFullRange,
+    };
+    let mut rounded = columns::Rounded::new(rows, in_features, n_groups);
+    if !order.contiguous {
+        // No group ever starts: all grids are fitted to the weights as they are.
+        let groups = order.positions_of_groups(n_groups);
+        rounded.fit(set, originals, &factor.importance, &groups, &fit);
+    }
     for positions in order.blocks() {
-        let (start, len) = (positions.start as i64, positions.len() as i64);
-        let group_end = order
-            .group_starting_at(positions.start)
-            .map_or(0, |group| group.end);
-        let span = group_end.max(positions.end) - positions.start;
-        let mut rows = tensor::to_f32(&current.f_narrow(1, start, span as i64)?)?;
-        let mut errors = vec![0.0; out_features * positions.len()];
-        let upper = factor.upper.f_narrow(0, start, len)?;
-        let block = Block {
-            order,
-            positions: positions.clone(),
-            upper: &tensor::to_f32(&upper.f_narrow(1, start, len)?)?,
-            importance: &factor.importance,
-            damping: factor.damping,
-            scheme,
-            settings,
-        };
-        let losses: Vec<f64> = (rows.par_chunks_mut(span))
-            .zip(originals.par_chunks(in_features))
-            .zip(errors.par_chunks_mut(positions.len()))
-            .zip(grids.par_chunks_mut(n_groups))
-            .zip(codes.par_chunks_mut(in_features))
-            .map(|((((row, original), errors), grids), codes)| {
-                let row = Row {
-                    block: &block,
-                    weights: row,
-                    original: &original[positions.clone()],
-                    errors,
-                    grids,
-                    codes,
-                };
-                vectorized(set, row)
-            })
+        let starting: Vec<_> = (positions.clone())
+            .filter_map(|position| order.group_starting_at(position))
+            .map(|group| group.start - positions.start..group.end - positions.start)
             .collect();
-        // Summed in the order of rows, so that the result does not depend on the threads.
-        loss += losses.iter().sum::<f64>();
-
-        let (end, rest) = (start + len, in_features as i64 - start - len);
+        let len = positions.len();
+        let span = starting.iter().map(|group| group.end).fold(len, usize::max);
+        let (first, after) = (positions.start as i64, positions.end as i64);
+        // Nothing is carried into the first block, and its groups see their weights as they are.
+        let side = if first == 0 { len } else { span };
+        let factors = factor.inverse_of_block(positions.start..positions.start + side)?;
+        let sums = on_host(&carried.f_narrow(0, first, span as i64)?)?;
+        let block = columns::Block {
+            originals: &originals[positions.start * padded..][..span * padded],
+            carried: (first > 0).then(|| tensor::f32_slice(&sums)),
+            factors: &tensor::to_f32(&factors.f_tr()?)?,
+            importance: &factor.importance[positions.start..][..span],
+            columns: &order.columns[positions.clone()],
+            groups: &order.groups[positions.clone()],
+            starting: &starting,
+            damping: factor.damping,
+        };
+        let changes = rounded.round(set, &block, &fit);
+        let rest = in_features as i64 - after;
         if rest > 0 {
-            let errors = tensor::from_f32(&errors, &[out_features, positions.len()])?;
-            let errors = errors.f_to_device(current.device())?;
-            let mut later = current.f_narrow(1, end, rest)?;
-            let _ = later.f_addmm_(&errors, &upper.f_narrow(1, end, rest)?)?;
+            let changes = tensor::from_f32(&changes, &[len, padded])?;
+            let changes = changes.f_to_device(carried.device())?;
+            let root = factor.root.f_narrow(0, first, len as i64)?;
+            let mut later = carried.f_narrow(0, after, rest)?;
+            let _ = later.f_addmm_(&root.f_narrow(1, after, rest)?.f_tr()?, &changes)?;
         }
     }
+    drop(carried);
 
-    let g_idx = order.g_idx.clone();
-    let quantized = QuantizedLinear::new(out_features, in_features, scheme, codes, &grids, g_idx);
-    if !loss.is_finite() {
-        let finite = weight
-            .f_isfinite()?
-            .f_sum(Kind::Int64)?
-            .f_int64_value(&[])?;
-        return Err(Error::NotFinite {
-            what: "the weight",
-            count: out_features * in_features - finite as usize,
-        });
-    }
-    Ok(Solved {
-        quantized,
-        loss: loss.max(0.0) / factor.n_tokens.max(1) as f64,
-    })
+    let mut first = 0;
+    let solved = sizes.iter().zip(weights).map(|(&out_features, weight)| {
+        let rows = first..first + out_features;
+        first = rows.end;
+        // Summed in the order of rows, so that the result does not depend on the threads.
+        let loss = rounded.losses()[rows.clone()].iter().sum::<f64>();
+        if !loss.is_finite() {
+            let finite = weight.f_isfinite()?.f_sum(Kind::Int64)?;
+            return Err(Error::NotFinite {
+                what: "the weight",
+                count: out_features * in_features - finite.f_int64_value(&[])? as usize,
+            });
+        }
+        let codes = &rounded.codes()[rows.start * in_features..rows.end * in_features];
+        let grids: Vec<Grid> = rows
+            .flat_map(|row| (0..n_groups).map(move |group| (row, group)))
+            .map(|(row, group)| rounded.grid(row, group))
+            .map(|(scale, zero_point)| Grid::new(scale, zero_point, scheme))
+            .collect();
+        let (codes, g_idx) = (codes.to_vec(), order.g_idx.clone());
+        Ok(Solved {
+            quantized: QuantizedLinear::new(
+                out_features,
+                in_features,
+                scheme,
+                codes,
+                &grids,
+                g_idx,
+            ),
+            loss: loss.max(0.0) / factor.n_tokens.max(1) as f64,
+        })
+    });
+    solved.collect()
 }
 
-/// Grids `[out, n_groups]` fitted to the weight as it is, before any column is rounded.
-fn grids_of_groups(
-    weight: &Tensor,
-    factor: &Factor,
-    scheme: Scheme,
-    settings: &Settings,
-) -> Result<Vec<Grid>, Error> {
-    let in_features = factor.importance.len();
-    let mut importance = vec![0.0; in_features];
-    for (column, value) in factor.order.columns.iter().zip(&factor.importance) {
-        importance[*column] = *value;
-    }
-    let columns = scheme.group_columns(in_features);
-    let rows = tensor::to_f32(weight)?;
-    let grids = rows.par_chunks(in_features).flat_map_iter(|row| {
-        let groups = row.chunks(columns).zip(importance.chunks(columns));
-        groups.map(|(weights, importance)| settings.fit(weights, importance, scheme))
+/// `weights` side by side in the order of solving, `[in, padded]` on the host, their dead columns and the padding 0: what
+/// dead columns are does not matter, and 0 widens no grid.
+fn transposed(weights: &[&Tensor], factor: &Factor, padded: usize) -> Result<Tensor, Error> {
+    let order = &factor.order.columns;
+    let width = order.len();
+    let weights = weights.iter().map(|weight| on_host(weight));
+    let weights = weights.collect::<Result<Vec<_>, _>>()?;
+    let rows: Vec<&[f32]> = (weights.iter())
+        .flat_map(|weight| tensor::f32_slice(weight).chunks_exact(width))
+        .collect();
+    let mut all = tensor::Exclusive::zeros(&[width, padded])?;
+    let lines = all.values().par_chunks_mut(TRANSPOSED_TOGETHER * padded);
+    let columns = order.par_chunks(TRANSPOSED_TOGETHER);
+    let dead = factor.dead.par_chunks(TRANSPOSED_TOGETHER);
+    (lines.zip(columns).zip(dead)).for_each(|((lines, columns), dead)| {
+        for (at, row) in rows.iter().enumerate() {
+            let lines = lines.chunks_exact_mut(padded);
+            for ((line, column), dead) in lines.zip(columns).zip(dead) {
+                if !dead {
+                    line[at] = row[*column];
+                }
+            }
+        }
     });
-    Ok(grids.collect())
+    Ok(all.into_tensor())
+}
+
+/// The tensor itself if it is on the host, else a copy.
+fn on_host(tensor: &Tensor) -> Result<Tensor, tch::TchError> {
+    tensor.f_to_device(Device::Cpu)?.f_contiguous()
 }

@@ -84,6 +84,18 @@ impl Order {
         Tensor::f_from_slice(&columns)?.f_to_device(device)
     }
 
+    /// The positions of each group's columns, in the order of the weight.
+    pub fn positions_of_groups(&self, n_groups: usize) -> Vec<Vec<usize>> {
+        let mut groups = vec![Vec::new(); n_groups];
+        for (position, group) in self.groups.iter().enumerate() {
+            groups[*group].push(position);
+        }
+        for group in &mut groups {
+            group.sort_by_key(|&position| self.columns[position]);
+        }
+        groups
+    }
+
     /// Positions in blocks of at most [`COLUMN_BLOCK`]. A group that spans blocks starts at the start of one, so that
     /// its grid can be fitted to weights that have seen every update.
     pub fn blocks(&self) -> Vec<Range<usize>> {

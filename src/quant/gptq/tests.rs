@@ -53,8 +53,9 @@ fn problem(out_features: i64, in_features: i64, n_tokens: i64) -> (Tensor, Input
 }
 
 fn run(weight: &Tensor, stats: &InputStats, scheme: Scheme, settings: Settings) -> Solved {
-    let factor = Factor::new(stats, scheme, &settings).unwrap();
-    solve(weight, &factor, scheme, &settings).unwrap()
+    let factor = Factor::new(stats.copy().unwrap(), scheme, &settings).unwrap();
+    let mut solved = solve(&[weight], &factor, scheme, &settings).unwrap();
+    solved.pop().unwrap()
 }
 
 fn measured(quantized: &QuantizedLinear, weight: &Tensor, stats: &InputStats) -> f64 {
@@ -250,11 +251,32 @@ fn an_input_never_seen_is_rounded_to_nearest() {
     let stats = InputSums::new(64, Device::Cpu).unwrap().finish().unwrap();
     let scheme = scheme(4, 32, true);
     let settings = settings(ActOrder::GroupAware, GridFit::Cover);
-    let factor = Factor::new(&stats, scheme, &settings).unwrap();
-    let solved = solve(&weight, &factor, scheme, &settings).unwrap();
+    let factor = Factor::new(stats.copy().unwrap(), scheme, &settings).unwrap();
+    let solved = run(&weight, &stats, scheme, settings);
     assert_eq!(factor.n_dead, 64);
     assert!(solved.loss < 1e-6, "{}", solved.loss);
     assert_eq!(solved.quantized, rounded(&weight, scheme));
+}
+
+#[test]
+fn linears_solved_together_are_as_those_solved_alone() {
+    let (weight, stats) = problem(70, 192, 256);
+    let scheme = scheme(4, 64, false);
+    let settings = settings(ActOrder::GroupAware, GridFit::Search);
+    let factor = Factor::new(stats.copy().unwrap(), scheme, &settings).unwrap();
+    let parts = [0..21, 21..22, 22..70].map(|rows| weight.slice(0, rows.start, rows.end, 1));
+    let together = solve(&parts.each_ref(), &factor, scheme, &settings).unwrap();
+    assert_eq!(together.len(), 3);
+    for (part, together) in parts.iter().zip(&together) {
+        let alone = run(part, &stats, scheme, settings);
+        // The products of other sizes may be summed in another order: a few codes lie next to a tie.
+        let pairs = alone.quantized.codes.iter().zip(&together.quantized.codes);
+        let differ = pairs.filter(|(a, b)| a != b).count();
+        assert!(differ * 100 <= part.numel(), "{differ} of {}", part.numel());
+        assert!((together.loss / alone.loss - 1.0).abs() < 1e-2);
+        let expected = measured(&together.quantized, part, &stats);
+        assert!((together.loss / expected - 1.0).abs() < 1e-3);
+    }
 }
 
 #[test]
@@ -280,7 +302,7 @@ fn damping_rises_until_the_matrix_can_be_factored() {
     let mut settings = settings(ActOrder::None, GridFit::Cover);
     settings.damp = 0.0;
     // 5 tokens for 40 columns: 35 directions of which nothing is known.
-    let factor = Factor::new(&problem(1, 40, 5).1, scheme, &settings).unwrap();
+    let factor = Factor::new(problem(1, 40, 5).1, scheme, &settings).unwrap();
     assert!(
         factor.damp_used > 0.0 && factor.damp_used < 0.01,
         "{}",
@@ -294,7 +316,7 @@ fn damping_rises_until_the_matrix_can_be_factored() {
         abs_sum,
         n_tokens: 9,
     };
-    let error = Factor::new(&stats, scheme, &settings).unwrap_err();
+    let error = Factor::new(stats.copy().unwrap(), scheme, &settings).unwrap_err();
     assert!(
         matches!(
             error,
@@ -313,9 +335,9 @@ fn weights_that_are_not_finite_are_an_error() {
     let (weight, stats) = problem(4, 32, 64);
     let scheme = scheme(4, 0, true);
     let settings = settings(ActOrder::None, GridFit::Search);
-    let factor = Factor::new(&stats, scheme, &settings).unwrap();
+    let factor = Factor::new(stats.copy().unwrap(), scheme, &settings).unwrap();
     let _ = weight.get(1).narrow(0, 3, 2).fill_(f64::NAN);
-    let error = solve(&weight, &factor, scheme, &settings).unwrap_err();
+    let error = solve(&[&weight], &factor, scheme, &settings).unwrap_err();
     assert!(
         matches!(error, Error::NotFinite { count: 2, .. }),
         "{error}"
