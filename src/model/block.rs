@@ -16,8 +16,9 @@ use tch::{Device, Kind, Tensor};
 pub struct State {
     /// The residual stream, `[B, T, hidden]`.
     pub hidden: Tensor,
-    /// What mixing steps left for later stages, `[B, T, ..]` each.
-    pub slots: Vec<(Slot, Tensor)>,
+    /// What mixing steps left for later stages, `[B, T, ..]` each. In place, because a list's own small memory, taken after
+    /// large tensors', would keep the allocator from giving theirs back.
+    slots: [Option<Tensor>; Slot::ALL.len()],
 }
 
 impl State {
@@ -25,7 +26,7 @@ impl State {
     pub fn new(hidden: Tensor) -> Self {
         Self {
             hidden,
-            slots: Vec::new(),
+            slots: Slot::ALL.map(|_| None),
         }
     }
 
@@ -34,37 +35,37 @@ impl State {
     /// # Panics
     /// Where none did: the plan of the layer is wrong.
     pub fn slot(&self, slot: Slot) -> &Tensor {
-        let found = self.slots.iter().find(|found| found.0 == slot);
-        &found.unwrap_or_else(|| panic!("no step left {slot:?}")).1
+        let found = self.slots[slot as usize].as_ref();
+        found.unwrap_or_else(|| panic!("no step left {slot:?}"))
     }
 
     /// Puts `tensor` there, or nothing.
     pub fn set_slot(&mut self, slot: Slot, tensor: Option<Tensor>) {
-        self.slots.retain(|found| found.0 != slot);
-        self.slots.extend(tensor.map(|tensor| (slot, tensor)));
+        self.slots[slot as usize] = tensor;
+    }
+
+    /// The slots that hold something.
+    pub fn filled(&self) -> impl Iterator<Item = Slot> + '_ {
+        let filled = |slot: &Slot| self.slots[*slot as usize].is_some();
+        Slot::ALL.into_iter().filter(filled)
     }
 
     /// The state with each of its tensors changed.
     pub fn try_map<E>(&self, change: impl Fn(&Tensor) -> Result<Tensor, E>) -> Result<Self, E> {
-        let slots = self
-            .slots
-            .iter()
-            .map(|(slot, tensor)| Ok((*slot, change(tensor)?)));
-        Ok(Self {
-            hidden: change(&self.hidden)?,
-            slots: slots.collect::<Result<_, E>>()?,
-        })
+        let mut changed = Self::new(change(&self.hidden)?);
+        for slot in self.filled() {
+            changed.set_slot(slot, Some(change(self.slot(slot))?));
+        }
+        Ok(changed)
     }
 
     /// The same tensors, not copied.
     #[must_use]
     pub fn shallow_clone(&self) -> Self {
-        let slots = self.slots.iter();
+        let slots = self.slots.each_ref();
         Self {
             hidden: self.hidden.shallow_clone(),
-            slots: slots
-                .map(|(slot, tensor)| (*slot, tensor.shallow_clone()))
-                .collect(),
+            slots: slots.map(|slot| slot.as_ref().map(Tensor::shallow_clone)),
         }
     }
 }

@@ -31,6 +31,13 @@ impl Stage {
         self.linears[0].in_features
     }
 
+    /// Rows of its linears that compute `role`.
+    pub fn width(&self, role: Role) -> usize {
+        let parts = self.linears.iter().flat_map(|linear| &linear.parts);
+        let rows = parts.filter(|part| part.0 == role);
+        rows.map(|part| part.1.len()).sum()
+    }
+
     /// Whether its mixing steps treat every token by itself.
     pub fn is_tokenwise(&self) -> bool {
         !self.mixes.contains(&Mix::Attention)
@@ -58,6 +65,10 @@ pub enum Slot {
     Attended,
     /// The MLP's wide activations, `[B, T, intermediate]`.
     Activated,
+}
+
+impl Slot {
+    pub const ALL: [Self; 2] = [Self::Attended, Self::Activated];
 }
 
 /// What turns the outputs of a stage's linears into what later stages read.

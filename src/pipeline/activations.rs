@@ -3,16 +3,16 @@
 use anyhow::{Context, Result};
 use tch::{Device, Kind, Tensor};
 
+use super::batch::Batch;
 use super::memory::MemoryPlan;
-use crate::model::{Block, Compute, Linear, Model, Rope, Slot, Stage, State, Weights};
+use crate::model::{Block, Compute, Linear, Model, Rope, Slot, Stage, StageInput, State, Weights};
 use crate::quant::{InputStats, InputSums};
 
 /// All windows' activations, in the dtype of the forward pass.
 pub struct Activations {
     compute: Compute,
     rope: Rope,
-    /// One a batch.
-    states: Vec<State>,
+    batches: Vec<Batch>,
     /// Whether the MLP's wide activations are made again when they are needed, instead of kept.
     recompute: bool,
     /// Tokens of each window that run together through everything but attention, where that is not all of them.
@@ -30,16 +30,17 @@ impl Activations {
         windows: &[Vec<u32>],
         plan: &MemoryPlan,
     ) -> Result<Self> {
-        let states = windows.chunks(plan.batch_size).map(|batch| {
+        let batches = windows.chunks(plan.batch_size).map(|batch| {
             let ids: Vec<u32> = batch.iter().flatten().copied().collect();
             let hidden = model.embed(weights, compute, &ids)?;
             let shape = [batch.len() as i64, batch[0].len() as i64, -1];
-            Ok(State::new(hidden.f_view(shape)?.f_to_device(Device::Cpu)?))
+            let hidden = hidden.f_view(shape)?.f_to_device(Device::Cpu)?;
+            Batch::new(hidden, plan.slot_width)
         });
         Ok(Self {
             compute,
             rope: model.rope(compute, windows[0].len())?,
-            states: states.collect::<Result<_>>()?,
+            batches: batches.collect::<Result<_>>()?,
             recompute: plan.recompute,
             slice: plan.slice,
             ahead: None,
@@ -48,7 +49,7 @@ impl Activations {
 
     /// The residual stream of the first batch, `[B, T, hidden]`.
     pub fn first_hidden(&self) -> &Tensor {
-        &self.states[0].hidden
+        &self.batches[0].state().hidden
     }
 
     /// The statistics of what the linears of `stage` read, over all batches.
@@ -57,8 +58,8 @@ impl Activations {
     /// [`crate::quant::Error::NotFinite`] where the forward pass overflowed; libtorch's errors.
     pub fn observe(&self, block: &Block, stage: &Stage) -> Result<InputStats> {
         let mut sums = InputSums::new(stage.in_features(), self.compute.device)?;
-        for state in &self.states {
-            for slice in self.slices(state)? {
+        for batch in &self.batches {
+            for (_, slice) in self.slices(batch.state())? {
                 let slice = self.arrive(block, &slice)?;
                 sums.observe(&block.stage_input(stage, &slice)?)?;
             }
@@ -75,18 +76,21 @@ impl Activations {
             self.ahead = Some((stage.clone(), linears));
             return Ok(());
         }
-        for index in 0..self.states.len() {
-            let state = &self.states[index];
+        for index in 0..self.batches.len() {
+            let state = self.batches[index].state();
             let slices = if stage.is_tokenwise() {
                 self.slices(state)?
             } else {
-                vec![state.shallow_clone()]
+                vec![(0, state.shallow_clone())]
             };
-            let slices = slices.iter().map(|slice| {
-                let slice = self.arrive(block, slice)?;
-                to_device(&self.through(block, stage, &linears, slice)?, Device::Cpu)
-            });
-            self.states[index] = joined(slices.collect::<Result<_>>()?)?;
+            for (start, slice) in slices {
+                let slice = self.arrive(block, &slice)?;
+                let made = self.through(block, stage, &linears, slice)?;
+                self.batches[index].store(start, &made)?;
+            }
+            if let StageInput::Slot(slot) = stage.input {
+                self.batches[index].release(slot);
+            }
         }
         self.ahead = None;
         Ok(())
@@ -116,22 +120,23 @@ impl Activations {
             return Ok(());
         }
         let factors = Tensor::f_from_slice(channels)?.f_reciprocal()?;
-        for state in &self.states {
-            let mut activations = state.slot(slot).shallow_clone();
+        for batch in &self.batches {
+            let mut activations = batch.state().slot(slot).shallow_clone();
             let _ = activations.f_mul_(&factors.f_to_kind(activations.kind())?)?;
         }
         Ok(())
     }
 
-    /// The state in slices of tokens; the slices share its memory.
-    fn slices(&self, state: &State) -> Result<Vec<State>> {
+    /// The state in slices of tokens that share its memory, and the first token of each.
+    fn slices(&self, state: &State) -> Result<Vec<(i64, State)>> {
         let n_tokens = state.hidden.size()[1];
         let slice = self.slice.map_or(n_tokens, |slice| slice as i64);
         (0..n_tokens)
             .step_by(slice as usize)
             .map(|start| {
                 let len = slice.min(n_tokens - start);
-                Ok(state.try_map(|tensor| tensor.f_narrow(1, start, len))?)
+                let slice = state.try_map(|tensor| tensor.f_narrow(1, start, len))?;
+                Ok((start, slice))
             })
             .collect()
     }
@@ -160,22 +165,6 @@ impl Activations {
         drop(x);
         Ok(block.mix(stage, outputs, state, &self.rope, None)?)
     }
-}
-
-/// Slices of tokens as one state again.
-fn joined(mut slices: Vec<State>) -> Result<State> {
-    if slices.len() == 1
-        && let Some(whole) = slices.pop()
-    {
-        return Ok(whole);
-    }
-    let hidden: Vec<&Tensor> = slices.iter().map(|slice| &slice.hidden).collect();
-    let mut whole = State::new(Tensor::f_cat(&hidden, 1)?);
-    for (slot, _) in &slices[0].slots {
-        let parts: Vec<&Tensor> = slices.iter().map(|slice| slice.slot(*slot)).collect();
-        whole.set_slot(*slot, Some(Tensor::f_cat(&parts, 1)?));
-    }
-    Ok(whole)
 }
 
 /// The state on `device`; shares memory where it is there already.
@@ -210,6 +199,7 @@ mod tests {
             batch_size: 2,
             recompute,
             slice,
+            slot_width: 48,
             activations: 0,
             stage: 0,
             batch: 0,
@@ -224,7 +214,8 @@ mod tests {
             found.extend([stats.gram, stats.abs_sum]);
             activations.advance(&layer.block, &stage, linears).unwrap();
         }
-        found.extend(activations.states.into_iter().map(|state| state.hidden));
+        found
+            .extend((activations.batches.iter()).map(|batch| batch.state().hidden.shallow_clone()));
         found
     }
 

@@ -46,9 +46,7 @@ impl Work {
             for stage in &layer.stages {
                 work.add_stage(stage, settings, tokens);
                 if stage.mixes.contains(&Mix::Attention) {
-                    let queries = (stage.linears.iter().flat_map(|linear| &linear.parts))
-                        .find(|part| part.0 == Role::Q)
-                        .map_or(0, |part| part.1.len());
+                    let queries = stage.width(Role::Q);
                     let pairs = attended(settings.seq_len, layer.window);
                     work.forward += 4.0 * queries as f64 * pairs * n_windows as f64;
                 }

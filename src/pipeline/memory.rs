@@ -5,7 +5,7 @@ use tch::Device;
 
 use crate::cli::settings::Settings;
 use crate::fault::ResourceError;
-use crate::model::{Compute, Model, Stage, StageInput};
+use crate::model::{Compute, Mix, Model, Role, Slot, Stage, StageInput};
 use crate::report::human_bytes;
 
 /// Most tokens that run through a layer together: enough for full-speed products, few enough for a CPU's caches.
@@ -27,6 +27,8 @@ pub struct MemoryPlan {
     pub recompute: bool,
     /// Tokens of each window that run together through everything but attention, where that is not all of them.
     pub slice: Option<usize>,
+    /// Elements of a token that wait in slots between two stages, at most.
+    pub slot_width: usize,
     /// All windows' activations, on the host.
     pub activations: u64,
     /// The weights, statistics and codes of the stage that takes the most, where the run computes.
@@ -70,11 +72,14 @@ impl MemoryPlan {
         let smallest = settings.batch_size.unwrap_or(1);
         let plan = |batch_size: usize, recompute: bool, slice: Option<usize>| {
             let (stage, batch) = widest(batch_size, slice);
-            let activations = windows * settings.seq_len * width(model, recompute) * element;
+            let slot_width = slot_width(model, recompute);
+            let width = model.config.hidden_size + slot_width;
+            let activations = windows * settings.seq_len * width * element;
             Self {
                 batch_size,
                 recompute,
                 slice,
+                slot_width,
                 activations: activations as u64,
                 stage: stage as u64,
                 batch: batch as u64,
@@ -122,19 +127,26 @@ impl MemoryPlan {
     }
 }
 
-/// Elements that a token's activations take between two stages: the residual stream, and the widest of what the mixing
-/// steps leave.
-fn width(model: &Model, recompute: bool) -> usize {
-    let left = |stages: &[Stage]| {
-        let pairs = stages.iter().zip(&stages[1..]);
-        let kept = pairs.filter(|(maker, reader)| {
-            matches!(reader.input, StageInput::Slot(_))
-                && !(recompute && maker.makes_mlp_activations())
-        });
-        kept.map(|(_, reader)| reader.in_features()).max()
-    };
-    let widest = model.layers.iter().filter_map(|layer| left(&layer.stages));
-    model.config.hidden_size + widest.max().unwrap_or(0)
+/// Elements of a token that mixing steps leave for later stages, at most.
+fn slot_width(model: &Model, recompute: bool) -> usize {
+    let mut widest = 0;
+    for layer in &model.layers {
+        let mut waiting: Vec<(Slot, usize)> = Vec::new();
+        for stage in &layer.stages {
+            if !(recompute && stage.makes_mlp_activations()) {
+                waiting.extend(stage.mixes.iter().filter_map(|mix| match mix {
+                    Mix::Attention => Some((Slot::Attended, stage.width(Role::Q))),
+                    Mix::GatedMlp => Some((Slot::Activated, stage.width(Role::Up))),
+                    Mix::Residual => None,
+                }));
+            }
+            widest = widest.max(waiting.iter().map(|slot| slot.1).sum());
+            if let StageInput::Slot(read) = stage.input {
+                waiting.retain(|slot| slot.0 != read);
+            }
+        }
+    }
+    widest
 }
 
 /// Bytes of a stage's weights (three float32 copies while they are solved, codes, as they run, and waiting to be written) and

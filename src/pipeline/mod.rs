@@ -5,6 +5,7 @@
 //! memory is one stage's weights and statistics, and the activations of all windows between two stages.
 
 mod activations;
+mod batch;
 mod floor;
 mod fold;
 mod layer;

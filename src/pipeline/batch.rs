@@ -1,0 +1,123 @@
+//! One batch's activations between two stages, in memory that is taken once.
+//!
+//! Tensors that came and went with every stage, among the temporaries around them, would leave gaps that the allocator
+//! can neither use for the next ones nor give back.
+
+use std::ops::Range;
+
+use anyhow::Result;
+use tch::{Device, Tensor};
+
+use crate::model::{Slot, State};
+
+/// The state of a batch, on the host.
+pub struct Batch {
+    /// Views of memory that the batch keeps.
+    state: State,
+    /// What the slots' memory is taken from, one-dimensional.
+    storage: Tensor,
+    /// Where in `storage` each filled slot lies.
+    places: Vec<(Slot, Range<i64>)>,
+}
+
+impl Batch {
+    /// Starts from `hidden` `[B, T, hidden]` on the host; at most `width` elements a token wait in slots.
+    pub fn new(hidden: Tensor, width: usize) -> Result<Self> {
+        let tokens = hidden.size()[0] * hidden.size()[1];
+        let options = (hidden.kind(), Device::Cpu);
+        Ok(Self {
+            storage: Tensor::f_empty([tokens * width as i64], options)?,
+            state: State::new(hidden),
+            places: Vec::new(),
+        })
+    }
+
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Takes over what a stage made of the tokens from `start` on.
+    pub fn store(&mut self, start: i64, made: &State) -> Result<()> {
+        let len = made.hidden.size()[1];
+        overwrite(&self.state.hidden.f_narrow(1, start, len)?, &made.hidden)?;
+        for slot in made.filled() {
+            let source = made.slot(slot);
+            if !self.state.filled().any(|filled| filled == slot) {
+                self.make_room(slot, source)?;
+            }
+            overwrite(&self.state.slot(slot).f_narrow(1, start, len)?, source)?;
+        }
+        Ok(())
+    }
+
+    /// Empties a slot that no later stage reads.
+    pub fn release(&mut self, slot: Slot) {
+        self.state.set_slot(slot, None);
+        self.places.retain(|place| place.0 != slot);
+    }
+
+    /// Gives `slot` memory for all tokens, as wide as `like`, behind that of the slots that are in use.
+    fn make_room(&mut self, slot: Slot, like: &Tensor) -> Result<()> {
+        let [batch, tokens] = [0, 1].map(|dim| self.state.hidden.size()[dim]);
+        let width = like.size()[2];
+        let start = self
+            .places
+            .iter()
+            .map(|place| place.1.end)
+            .max()
+            .unwrap_or(0);
+        let len = batch * tokens * width;
+        assert!(
+            start + len <= self.storage.size()[0],
+            "{slot:?} was not planned for"
+        );
+        let room = self.storage.f_narrow(0, start, len)?;
+        let room = room.f_view([batch, tokens, width])?;
+        self.state.set_slot(slot, Some(room));
+        self.places.push((slot, start..start + len));
+        Ok(())
+    }
+}
+
+/// Copies `source` to `target`, unless that is where it lies already.
+fn overwrite(target: &Tensor, source: &Tensor) -> Result<()> {
+    if target.data_ptr() != source.data_ptr() {
+        target.shallow_clone().f_copy_(source)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Kind;
+
+    #[test]
+    fn slots_share_the_memory_and_keep_what_they_hold() {
+        let options = (Kind::Float, Device::Cpu);
+        let mut batch = Batch::new(Tensor::zeros([2, 5, 3], options), 7).unwrap();
+        let storage = batch.storage.data_ptr();
+        let filled = |slot, width: i64, value: f64, len: i64| {
+            let mut state = State::new(Tensor::full([2, len, 3], value, options));
+            state.set_slot(slot, Some(Tensor::full([2, len, width], value, options)));
+            state
+        };
+        for _ in 0..2 {
+            // In two slices.
+            batch.store(0, &filled(Slot::Attended, 3, 1.0, 2)).unwrap();
+            batch.store(2, &filled(Slot::Attended, 3, 2.0, 3)).unwrap();
+            batch.store(0, &filled(Slot::Activated, 4, 3.0, 5)).unwrap();
+            let sum = |slot| batch.state().slot(slot).sum(Kind::Double).double_value(&[]);
+            assert_eq!(sum(Slot::Attended), f64::from(2 * 3 * (2 + 2 * 3)));
+            assert_eq!(sum(Slot::Activated), f64::from(2 * 5 * 4 * 3));
+            assert_eq!(batch.state().slot(Slot::Attended).data_ptr(), storage);
+            batch.release(Slot::Attended);
+            batch.release(Slot::Activated);
+        }
+        let hidden = &batch.state().hidden;
+        assert_eq!(
+            hidden.sum(Kind::Double).double_value(&[]),
+            f64::from(2 * 5 * 3 * 3)
+        );
+    }
+}
