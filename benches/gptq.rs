@@ -44,5 +44,6 @@ fn factor(bencher: Bencher<'_, '_>, size: i64) {
 fn solving(bencher: Bencher<'_, '_>, (rows, columns): (i64, i64)) {
     let factor = Factor::new(stats(columns), SCHEME, &SETTINGS).unwrap();
     let weight = Tensor::randn([rows, columns], (Kind::Float, Device::Cpu));
-    bencher.bench_local(|| solve(&[&weight], &factor, SCHEME, &SETTINGS).unwrap());
+    let weights = || vec![weight.shallow_clone()];
+    bencher.bench_local(|| solve(weights(), &factor, SCHEME, &SETTINGS).unwrap());
 }

@@ -83,22 +83,30 @@ impl<'a> FoldProof<'a> {
         })
     }
 
-    /// Takes both streams through `stage`, given its float linears before and after the columns were scaled.
+    /// Takes the original stream through `stage`, given its float linears.
+    pub fn advance_original(
+        &mut self,
+        stage: &Stage,
+        linears: &[FloatLinear],
+        biases: &[Option<Tensor>],
+    ) -> Result<()> {
+        let (block, state) = &mut self.original;
+        let outputs = run(stage, block, state, linears, biases, self.compute)?;
+        *state = block.mix(stage, outputs, state.shallow_clone(), &self.rope, None)?;
+        Ok(())
+    }
+
+    /// Takes the folded stream through `stage`, given its linears after their columns were scaled.
     ///
     /// `divisors` are what the fold's norm weight or source rows were divided by.
-    pub fn advance(
+    pub fn advance_folded(
         &mut self,
         stage: &'a Stage,
-        original: &[FloatLinear],
-        biases: &[Option<Tensor>],
         scaled: &[FloatLinear],
+        biases: &[Option<Tensor>],
         folded_norm: Option<&Tensor>,
         divisors: &[f32],
     ) -> Result<()> {
-        let (block, state) = &mut self.original;
-        let outputs = run(stage, block, state, original, biases, self.compute)?;
-        *state = block.mix(stage, outputs, state.shallow_clone(), &self.rope, None)?;
-
         let (block, state) = &mut self.folded;
         match &stage.fold {
             Fold::Norm(site) => {

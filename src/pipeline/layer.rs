@@ -184,7 +184,7 @@ impl<'a> LayerRun<'a> {
         let scheme = self.run.settings.scheme;
         match &self.run.settings.solver {
             Solver::Rtn => solve::rtn(&linears, &stats, scheme),
-            Solver::Gptq(settings) => solve::gptq(&linears, stats, scheme, settings)
+            Solver::Gptq(settings) => solve::gptq(linears, stats, scheme, settings)
                 .with_context(|| format!("layer {}, {}", self.layer, stage.name)),
             Solver::Awq => self.solve_awq(stage, linears, stats, activations, proof),
         }
@@ -193,10 +193,10 @@ impl<'a> LayerRun<'a> {
     fn solve_awq(
         &mut self,
         stage: &'a Stage,
-        linears: Vec<FloatLinear>,
+        mut linears: Vec<FloatLinear>,
         stats: InputStats,
         activations: &mut Activations,
-        proof: Option<&mut FoldProof<'a>>,
+        mut proof: Option<&mut FoldProof<'a>>,
     ) -> Result<Vec<Solved>> {
         let scheme = self.run.settings.scheme;
         let start = Instant::now();
@@ -217,32 +217,27 @@ impl<'a> LayerRun<'a> {
             let search = awq::search_scale(&weights, &stats, scheme, classes, CLIP)?;
             (ScaleFound::of(&search), search.channel_scale)
         };
+        drop(weights);
+        let biases = linears.iter().map(|linear| self.bias(&linear.name));
+        let biases = biases.collect::<Result<Vec<_>>>()?;
+        if let Some(proof) = &mut proof {
+            proof.advance_original(stage, &linears, &biases)?;
+        }
         let divisors = self.fold(stage, &mut scale, activations)?;
         let stats = awq::scale_stats(stats, &scale)?;
         let columns = Tensor::f_from_slice(&scale)?;
-        let scaled = linears
-            .iter()
-            .map(|linear| {
-                Ok(FloatLinear {
-                    name: linear.name.clone(),
-                    weight: linear.weight.f_mul(&columns)?,
-                })
-            })
-            .collect::<Result<Vec<_>>>()?;
+        for linear in &mut linears {
+            let _ = linear.weight.f_mul_(&columns)?;
+        }
         let search_seconds = start.elapsed().as_secs_f64();
         if let Some(proof) = proof {
-            let biases = linears
-                .iter()
-                .map(|linear| self.bias(&linear.name))
-                .collect::<Result<Vec<_>>>()?;
             let norm = match stage.fold {
                 Fold::Norm(site) => Some(self.block.norm_weight(site)),
                 _ => None,
             };
-            proof.advance(stage, &linears, &biases, &scaled, norm, &divisors)?;
+            proof.advance_folded(stage, &linears, &biases, norm, &divisors)?;
         }
-        drop((linears, weights));
-        solve::awq(&scaled, &stats, &found, search_seconds, scheme)
+        solve::awq(&linears, &stats, &found, search_seconds, scheme)
     }
 
     /// Divides what comes before the stage by the channel `scale`, and makes `scale` what that really applied.

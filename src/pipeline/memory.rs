@@ -149,11 +149,11 @@ fn slot_width(model: &Model, recompute: bool) -> usize {
     widest
 }
 
-/// Bytes of a stage's weights (three float32 copies while they are solved, codes, as they run, and waiting to be written) and
+/// Bytes of a stage's weights (two float32 copies while they are solved, codes, as they run, and waiting to be written) and
 /// Gram matrix.
 fn stage_bytes(stage: &Stage, element: usize) -> usize {
     let inp = stage.in_features();
-    outputs(stage) * inp * (4 + 4 + 4 + 1 + 1 + element) + inp * inp * 4 * GRAM_COPIES
+    outputs(stage) * inp * (4 + 4 + 1 + 1 + element) + inp * inp * 4 * GRAM_COPIES
 }
 
 /// Bytes of one token's temporaries in a stage: its normalized input (on the way to it two float32 copies, but not of

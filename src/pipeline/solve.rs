@@ -80,15 +80,15 @@ pub fn rtn(linears: &[FloatLinear], stats: &InputStats, scheme: Scheme) -> Resul
 
 /// GPTQ: one factorization for the stage, and its linears all at once. Their seconds are shares of the stage's.
 pub fn gptq(
-    linears: &[FloatLinear],
+    linears: Vec<FloatLinear>,
     stats: InputStats,
     scheme: Scheme,
     settings: &gptq::Settings,
 ) -> Result<Vec<Solved>> {
     let start = Instant::now();
     let factor = gptq::Factor::new(stats, scheme, settings)?;
-    let weights: Vec<&Tensor> = linears.iter().map(|linear| &linear.weight).collect();
-    let found = gptq::solve(&weights, &factor, scheme, settings)?;
+    let weights = linears.into_iter().map(|linear| linear.weight).collect();
+    let found = gptq::solve(weights, &factor, scheme, settings)?;
     let seconds = start.elapsed().as_secs_f64();
     let rows: usize = found.iter().map(|one| one.quantized.out_features).sum();
     let solved = found.into_iter().map(|one| Solved {

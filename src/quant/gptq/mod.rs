@@ -73,13 +73,13 @@ pub struct Solved {
 /// Quantizes `weights`, each `[out, in]` float32, on the device where the Gram matrix of `factor` was.
 ///
 /// The column loop runs on the CPU, rows in parallel. The rest of the work is one product a block of columns, on the
-/// device. Besides what is given and returned, two float32 copies of all weights live at once, and a third at the start.
+/// device. Besides what is returned, two float32 copies of all weights live at once: `weights` are dropped early.
 /// Panics if `factor` was made for another width, group size or order.
 ///
 /// # Errors
 /// [`Error::NotFinite`] if a weight holds NaN or infinity.
 pub fn solve(
-    weights: &[&Tensor],
+    weights: Vec<Tensor>,
     factor: &Factor,
     scheme: Scheme,
     settings: &Settings,
@@ -92,7 +92,8 @@ pub fn solve(
         .collect::<Result<Vec<_>, Error>>()?;
     let rows: usize = sizes.iter().sum();
     let padded = rows.next_multiple_of(columns::ROWS);
-    let originals = transposed(weights, factor, padded)?;
+    let originals = transposed(&weights, factor, padded)?;
+    drop(weights);
     let device = factor.root.device();
     let carried = Tensor::f_zeros([in_features as i64, padded as i64], (Kind::Float, device))?;
     let originals = tensor::f32_slice(&originals);
@@ -146,16 +147,17 @@ pub fn solve(
     drop(carried);
 
     let mut first = 0;
-    let solved = sizes.iter().zip(weights).map(|(&out_features, weight)| {
+    let solved = sizes.iter().map(|&out_features| {
         let rows = first..first + out_features;
         first = rows.end;
         // Summed in the order of rows, so that the result does not depend on the threads.
         let loss = rounded.losses()[rows.clone()].iter().sum::<f64>();
         if !loss.is_finite() {
-            let finite = weight.f_isfinite()?.f_sum(Kind::Int64)?;
+            let columns = originals.chunks_exact(padded);
+            let bad = columns.flat_map(|column| &column[rows.clone()]);
             return Err(Error::NotFinite {
                 what: "the weight",
-                count: out_features * in_features - finite.f_int64_value(&[])? as usize,
+                count: bad.filter(|weight| !weight.is_finite()).count(),
             });
         }
         let codes = &rounded.codes()[rows.start * in_features..rows.end * in_features];
@@ -182,10 +184,10 @@ pub fn solve(
 
 /// `weights` side by side in the order of solving, `[in, padded]` on the host, their dead columns and the padding 0: what
 /// dead columns are does not matter, and 0 widens no grid.
-fn transposed(weights: &[&Tensor], factor: &Factor, padded: usize) -> Result<Tensor, Error> {
+fn transposed(weights: &[Tensor], factor: &Factor, padded: usize) -> Result<Tensor, Error> {
     let order = &factor.order.columns;
     let width = order.len();
-    let weights = weights.iter().map(|weight| on_host(weight));
+    let weights = weights.iter().map(on_host);
     let weights = weights.collect::<Result<Vec<_>, _>>()?;
     let rows: Vec<&[f32]> = (weights.iter())
         .flat_map(|weight| tensor::f32_slice(weight).chunks_exact(width))

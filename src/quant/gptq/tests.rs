@@ -54,7 +54,7 @@ fn problem(out_features: i64, in_features: i64, n_tokens: i64) -> (Tensor, Input
 
 fn run(weight: &Tensor, stats: &InputStats, scheme: Scheme, settings: Settings) -> Solved {
     let factor = Factor::new(stats.copy().unwrap(), scheme, &settings).unwrap();
-    let mut solved = solve(&[weight], &factor, scheme, &settings).unwrap();
+    let mut solved = solve(vec![weight.shallow_clone()], &factor, scheme, &settings).unwrap();
     solved.pop().unwrap()
 }
 
@@ -265,7 +265,13 @@ fn linears_solved_together_are_as_those_solved_alone() {
     let settings = settings(ActOrder::GroupAware, GridFit::Search);
     let factor = Factor::new(stats.copy().unwrap(), scheme, &settings).unwrap();
     let parts = [0..21, 21..22, 22..70].map(|rows| weight.slice(0, rows.start, rows.end, 1));
-    let together = solve(&parts.each_ref(), &factor, scheme, &settings).unwrap();
+    let together = solve(
+        parts.each_ref().map(Tensor::shallow_clone).into(),
+        &factor,
+        scheme,
+        &settings,
+    )
+    .unwrap();
     assert_eq!(together.len(), 3);
     for (part, together) in parts.iter().zip(&together) {
         let alone = run(part, &stats, scheme, settings);
@@ -337,7 +343,7 @@ fn weights_that_are_not_finite_are_an_error() {
     let settings = settings(ActOrder::None, GridFit::Search);
     let factor = Factor::new(stats.copy().unwrap(), scheme, &settings).unwrap();
     let _ = weight.get(1).narrow(0, 3, 2).fill_(f64::NAN);
-    let error = solve(&[&weight], &factor, scheme, &settings).unwrap_err();
+    let error = solve(vec![weight], &factor, scheme, &settings).unwrap_err();
     assert!(
         matches!(error, Error::NotFinite { count: 2, .. }),
         "{error}"
