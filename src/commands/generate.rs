@@ -30,7 +30,7 @@ pub fn generate(args: &GenerateArgs) -> Result<()> {
         .map(|layer| Layer::load(&dir.model, &dir, compute, layer))
         .collect::<Result<Vec<_>, _>>()?;
     let head = dir.model.head(&dir, compute)?;
-    let rope = dir.model.rope(compute, n_prompt + args.max_tokens)?;
+    let ropes = dir.model.ropes(compute, n_prompt + args.max_tokens)?;
     let mut caches: Vec<KvCache> = layers.iter().map(|_| KvCache::default()).collect();
     tch::manual_seed(args.seed as i64);
     let mut fed = 0;
@@ -39,7 +39,7 @@ pub fn generate(args: &GenerateArgs) -> Result<()> {
         let mut state = State::new(dir.model.embed(&dir, compute, new)?.f_unsqueeze(0)?);
         fed = ids.len();
         for (layer, cache) in layers.iter().zip(&mut caches) {
-            state = layer.forward(state, &rope, Some(cache))?;
+            state = layer.forward(state, &ropes, Some(cache))?;
         }
         let last = state.hidden.f_select(1, -1)?;
         let logits = head.logits(&last)?.f_view([-1])?.f_to_kind(Kind::Float)?;

@@ -124,7 +124,7 @@ fn sum(values: &Tensor) -> Result<f64> {
 fn final_hidden(dir: &ModelDir, compute: Compute, windows: &[Vec<u32>]) -> Result<Tensor> {
     let seq_len = windows[0].len();
     let batch = (TOKENS_PER_BATCH / seq_len).max(1);
-    let rope = dir.model.rope(compute, seq_len)?;
+    let ropes = dir.model.ropes(compute, seq_len)?;
     let mut states = windows
         .chunks(batch)
         .map(|windows| {
@@ -142,7 +142,7 @@ fn final_hidden(dir: &ModelDir, compute: Compute, windows: &[Vec<u32>]) -> Resul
         for hidden in &mut states {
             let state = State::new(hidden.f_to_device(compute.device)?);
             *hidden = layer
-                .forward(state, &rope, None)?
+                .forward(state, &ropes, None)?
                 .hidden
                 .f_to_device(tch::Device::Cpu)?;
         }

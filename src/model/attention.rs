@@ -59,17 +59,31 @@ impl KvCache {
 /// not, so handing it only the keys that some query sees saves up to half of the time; much smaller blocks save no more.
 const QUERY_BLOCK: i64 = 256;
 
+/// How scores are made.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Scores {
+    /// A token sees itself and `window - 1` earlier ones.
+    pub window: Option<usize>,
+    /// What the products of queries and keys are multiplied by.
+    pub scale: f64,
+    /// `c` of `c tanh(score / c)`.
+    pub softcap: Option<f64>,
+}
+
 /// `query` is `[B, T, n_heads, head_dim]`, `key` and `value` `[B, T, n_kv_heads, head_dim]`; the result is
-/// `[B, T, n_heads * head_dim]`. With `window`, a token sees itself and `window - 1` earlier ones.
+/// `[B, T, n_heads * head_dim]`.
 pub(super) fn attention(
     query: &Tensor,
     key: &Tensor,
     value: &Tensor,
-    window: Option<usize>,
+    scores: Scores,
     cache: Option<&mut KvCache>,
 ) -> Result<Tensor, Error> {
-    if on_cpu_in_bf16(query) && cache.is_none() {
-        return by_kernel(query, key, value, window);
+    let Scores {
+        window, softcap, ..
+    } = scores;
+    if on_cpu_in_bf16(query) && cache.is_none() && softcap.is_none() {
+        return by_kernel(query, key, value, scores);
     }
     let query = query.f_transpose(1, 2)?;
     let (key, value) = (key.f_transpose(1, 2)?, value.f_transpose(1, 2)?);
@@ -81,7 +95,8 @@ pub(super) fn attention(
     // The last query stands at the last key.
     let n_earlier = key.size()[2] - n_queries;
     let window = window.map_or(i64::MAX, |window| window as i64);
-    let fused = query.device() != Device::Cpu && n_earlier == 0 && window >= n_queries;
+    let fused =
+        query.device() != Device::Cpu && n_earlier == 0 && window >= n_queries && softcap.is_none();
     let block = if fused { n_queries } else { QUERY_BLOCK };
     let mut mixed = Vec::new();
     for start in (0..n_queries).step_by(block as usize) {
@@ -90,20 +105,25 @@ pub(super) fn attention(
         let first = (end - len + 1).saturating_sub(window).max(0);
         let seen = |keys: &Tensor| keys.f_narrow(2, first, end - first);
         // Whether the kernel's own triangle is the mask: it begins at the first key.
-        let is_causal = len == end - first && window >= len;
+        let is_causal = len == end - first && window >= len && softcap.is_none();
         let mask = (len > 1 && !is_causal)
             .then(|| mask(len, end - first, window, query.device()))
             .transpose()?;
-        let block = Tensor::f_scaled_dot_product_attention(
-            &query.f_narrow(2, start, len)?,
-            &seen(&key)?,
-            &seen(&value)?,
-            mask,
-            0.0,
-            is_causal,
-            None,
-            query.size()[1] != key.size()[1],
-        )?;
+        let query = query.f_narrow(2, start, len)?;
+        let (key, value) = (seen(&key)?, seen(&value)?);
+        let block = match softcap {
+            Some(cap) => capped(&query, &key, &value, mask.as_ref(), scores.scale, cap)?,
+            None => Tensor::f_scaled_dot_product_attention(
+                &query,
+                &key,
+                &value,
+                mask,
+                0.0,
+                is_causal,
+                Some(scores.scale),
+                query.size()[1] != key.size()[1],
+            )?,
+        };
         mixed.push(block.f_transpose(1, 2)?);
     }
     Ok(Tensor::f_cat(&mixed, 1)?.f_flatten(2, 3)?)
@@ -114,7 +134,7 @@ fn by_kernel(
     query: &Tensor,
     key: &Tensor,
     value: &Tensor,
-    window: Option<usize>,
+    scores: Scores,
 ) -> Result<Tensor, Error> {
     let (query, key, value) = (
         query.f_contiguous()?,
@@ -132,12 +152,36 @@ fn by_kernel(
         n_heads,
         n_kv_heads: key.size()[2] as usize,
         head_dim,
-        window,
-        scale: (1.0 / (head_dim as f64).sqrt()) as f32,
+        window: scores.window,
+        scale: scores.scale as f32,
     };
     let mut mixed = Exclusive::<bf16>::zeros(&[n_rows, n_tokens, n_heads * head_dim])?;
     kernels::attention::attend(kernels::chosen(), &problem, mixed.values());
     Ok(mixed.into_tensor())
+}
+
+/// Attention whose scores are capped, step by step, because libtorch's kernels know no caps. `[B, H, T, head_dim]`.
+fn capped(
+    query: &Tensor,
+    key: &Tensor,
+    value: &Tensor,
+    mask: Option<&Tensor>,
+    scale: f64,
+    cap: f64,
+) -> Result<Tensor, Error> {
+    let repeats = query.size()[1] / key.size()[1];
+    let repeated = |x: &Tensor| x.f_repeat_interleave_self_int(repeats, 1, None);
+    let mut products = query.f_matmul(&repeated(key)?.f_transpose(2, 3)?)?;
+    let mut scores = products
+        .f_mul_scalar_(scale / cap)?
+        .f_tanh_()?
+        .f_mul_scalar_(cap)?
+        .f_to_kind(Kind::Float)?;
+    if let Some(mask) = mask {
+        let _ = scores.f_masked_fill_(&mask.f_logical_not()?, f64::NEG_INFINITY)?;
+    }
+    let weights = scores.f_softmax(-1, Kind::Float)?.f_to_kind(value.kind())?;
+    Ok(weights.f_matmul(&repeated(value)?)?)
 }
 
 /// `[n_queries, n_keys]` bool, true where a query may look; the last query stands at the last key.
@@ -152,6 +196,14 @@ fn mask(n_queries: i64, n_keys: i64, window: i64, device: Device) -> Result<Tens
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+
+    fn uncapped(window: Option<usize>, head_dim: usize) -> Scores {
+        Scores {
+            window,
+            scale: 1.0 / (head_dim as f64).sqrt(),
+            softcap: None,
+        }
+    }
 
     #[test]
     fn masks_end_at_the_diagonal_and_begin_at_the_window() {
@@ -176,7 +228,7 @@ mod tests {
             let tensors = [random(n_heads), random(n_kv_heads), random(n_kv_heads)];
             let attended = |kind, cache: Option<&mut KvCache>| {
                 let [query, key, value] = tensors.each_ref().map(|x| x.to_kind(kind));
-                attention(&query, &key, &value, window, cache).unwrap()
+                attention(&query, &key, &value, uncapped(window, 64), cache).unwrap()
             };
             let expected = attended(Kind::Float, None).to_kind(Kind::Double);
             let found = attended(Kind::BFloat16, None);
@@ -224,7 +276,10 @@ mod tests {
                 for end in ends {
                     let part = |x: &Tensor| x.slice(1, start, end, 1);
                     let (query, key, value) = (part(&query), part(&key), part(&value));
-                    found.push(attention(&query, &key, &value, window, cache.as_mut()).unwrap());
+                    found.push(
+                        attention(&query, &key, &value, uncapped(window, 8), cache.as_mut())
+                            .unwrap(),
+                    );
                     start = end;
                 }
                 let error = (Tensor::cat(&found, 1) - &expected)

@@ -1,15 +1,15 @@
 //! One decoder layer: everything but its linears as a [`Block`], and the whole of it in float as a [`Layer`].
 
-use super::attention::attention;
+use super::attention::{Scores, attention};
 use super::config::Activation;
-use super::norm::rms_norm;
+use super::norm::Norm;
 use super::{
-    Compute, Error, KvCache, LayerPlan, Linear, Mix, Model, NormKind, NormSite, Role, Rope, Slot,
+    Compute, Error, KvCache, LayerPlan, Linear, Mix, Model, NormSite, QkNorm, Role, Ropes, Slot,
     Stage, StageInput, Weights,
 };
 use crate::kernels::{self, gated::silu_mul};
 use crate::tensor::{bf16_slice, bf16_slice_mut, on_cpu_in_bf16};
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 
 /// What flows from stage to stage.
 #[derive(Debug)]
@@ -73,14 +73,14 @@ impl State {
 /// A decoder layer without its linears: its norms and the steps between its stages.
 #[derive(Debug)]
 pub struct Block {
-    /// Float32, which holds every stored kind exactly.
-    norms: Vec<(NormSite, Tensor)>,
-    norm_kind: NormKind,
-    norm_eps: f64,
+    norms: Vec<(NormSite, Norm)>,
     head_dim: i64,
-    window: Option<usize>,
+    qk_norm: QkNorm,
+    /// Which of the model's rotary embeddings.
+    rope: Option<usize>,
+    scores: Scores,
     activation: Activation,
-    device: Device,
+    residual_scale: Option<f64>,
 }
 
 impl Block {
@@ -91,49 +91,49 @@ impl Block {
         compute: Compute,
         layer: usize,
     ) -> Result<Self, Error> {
-        let plan = &model.layers[layer];
+        let (config, plan) = (&model.config, &model.layers[layer]);
         let norms = plan.norms.iter().map(|norm| {
-            let weight = weights.tensor(&norm.name, &[norm.len])?;
-            Ok((
-                norm.site,
-                weight.f_to_device(compute.device)?.f_to_kind(Kind::Float)?,
-            ))
+            let eps = config.norm_eps;
+            let loaded = Norm::load(weights, compute, norm.kind, eps, &norm.name, norm.len)?;
+            Ok((norm.site, loaded))
         });
         Ok(Self {
             norms: norms.collect::<Result<_, Error>>()?,
-            norm_kind: model.arch.norm,
-            norm_eps: model.config.norm_eps,
-            head_dim: model.config.head_dim as i64,
-            window: plan.window,
-            activation: model.config.activation,
-            device: compute.device,
+            head_dim: config.head_dim as i64,
+            qk_norm: model.arch.attention.qk_norm,
+            rope: plan.config.rope,
+            scores: Scores {
+                window: plan.config.window,
+                scale: config.attention_scale,
+                softcap: config.attention_softcap,
+            },
+            activation: config.activation,
+            residual_scale: config.residual_scale,
         })
     }
 
-    /// The weight of a norm as it is stored, in float32.
-    pub fn norm_weight(&self, site: NormSite) -> &Tensor {
+    /// A norm with what it stores.
+    ///
+    /// # Panics
+    /// Where the layer has none there: its plan is wrong.
+    pub fn norm(&self, site: NormSite) -> &Norm {
         self.find_norm(site)
             .unwrap_or_else(|| panic!("the layer has no norm at {site:?}"))
     }
 
-    /// Replaces the weight of a norm, of any float kind.
-    pub fn set_norm_weight(&mut self, site: NormSite, weight: &Tensor) -> Result<(), Error> {
-        let weight = weight.f_to_device(self.device)?.f_to_kind(Kind::Float)?;
+    /// [`Self::norm`], to change.
+    pub fn norm_mut(&mut self, site: NormSite) -> &mut Norm {
         let norm = self.norms.iter_mut().find(|norm| norm.0 == site);
-        norm.unwrap_or_else(|| panic!("the layer has no norm at {site:?}"))
-            .1 = weight;
-        Ok(())
+        &mut norm
+            .unwrap_or_else(|| panic!("the layer has no norm at {site:?}"))
+            .1
     }
 
     /// What the linears of `stage` read: `[B, T, in]`.
     pub fn stage_input(&self, stage: &Stage, state: &State) -> Result<Tensor, Error> {
         match stage.input {
-            StageInput::Norm(site) => rms_norm(
-                self.norm_kind,
-                &state.hidden,
-                self.norm_weight(site),
-                self.norm_eps,
-            ),
+            StageInput::Hidden => Ok(state.hidden.shallow_clone()),
+            StageInput::Norm(site) => self.norm(site).forward(&state.hidden),
             StageInput::Slot(slot) => Ok(state.slot(slot).shallow_clone()),
         }
     }
@@ -146,7 +146,7 @@ impl Block {
         stage: &Stage,
         outputs: Vec<Tensor>,
         mut state: State,
-        rope: &Rope,
+        ropes: &Ropes,
         mut cache: Option<&mut KvCache>,
     ) -> Result<State, Error> {
         let mut parts = Parts::cut(stage, outputs)?;
@@ -158,7 +158,7 @@ impl Block {
                 Mix::Attention => {
                     let parts = [Role::Q, Role::K, Role::V].map(|role| parts.take(role));
                     let cache = cache.as_deref_mut();
-                    let attended = self.attend(parts, rope, cache)?;
+                    let attended = self.attend(parts, ropes, cache)?;
                     state.set_slot(Slot::Attended, Some(attended));
                 }
                 Mix::GatedMlp => {
@@ -166,7 +166,21 @@ impl Block {
                     let activated = gated(self.activation, gate, &parts.take(Role::Up))?;
                     state.set_slot(Slot::Activated, Some(activated));
                 }
-                Mix::Residual => state.hidden = parts.only().f_add_(&state.hidden)?,
+                Mix::PlainMlp => {
+                    let up = parts.take(Role::Up).f_contiguous()?;
+                    let activated = activate(self.activation, up)?;
+                    state.set_slot(Slot::Activated, Some(activated));
+                }
+                Mix::Residual(norm) => {
+                    let mut output = parts.only();
+                    if let Some(site) = norm {
+                        output = self.norm(*site).forward(&output)?;
+                    }
+                    if let Some(scale) = self.residual_scale {
+                        output = output.f_mul_scalar_(scale)?;
+                    }
+                    state.hidden = output.f_add_(&state.hidden)?;
+                }
             }
         }
         Ok(state)
@@ -175,7 +189,7 @@ impl Block {
     fn attend(
         &self,
         [query, key, value]: [Tensor; 3],
-        rope: &Rope,
+        ropes: &Ropes,
         cache: Option<&mut KvCache>,
     ) -> Result<Tensor, Error> {
         let start = cache.as_ref().map_or(0, |cache| cache.len());
@@ -183,19 +197,23 @@ impl Block {
             let size = x.size();
             Ok(x.f_view([size[0], size[1], -1, self.head_dim])?)
         };
-        let rotated = |x: Tensor, site: NormSite| -> Result<Tensor, Error> {
-            let mut x = heads(&x)?;
-            if let Some(weight) = self.find_norm(site) {
-                x = rms_norm(self.norm_kind, &x, weight, self.norm_eps)?;
+        let placed = |x: Tensor, site: NormSite| -> Result<Tensor, Error> {
+            let norm = |x: Tensor, at: QkNorm| match self.find_norm(site) {
+                Some(norm) if self.qk_norm == at => norm.forward(&x),
+                _ => Ok(x),
+            };
+            let mut x = norm(heads(&norm(x, QkNorm::Whole)?)?, QkNorm::Heads)?;
+            if let Some(rope) = self.rope {
+                x = ropes.get(rope).rotate(x, start)?;
             }
-            rope.rotate(x, start)
+            norm(x, QkNorm::TurnedHeads)
         };
-        let query = rotated(query, NormSite::Query)?;
-        let key = rotated(key, NormSite::Key)?;
-        attention(&query, &key, &heads(&value)?, self.window, cache)
+        let query = placed(query, NormSite::Query)?;
+        let key = placed(key, NormSite::Key)?;
+        attention(&query, &key, &heads(&value)?, self.scores, cache)
     }
 
-    fn find_norm(&self, site: NormSite) -> Option<&Tensor> {
+    fn find_norm(&self, site: NormSite) -> Option<&Norm> {
         self.norms
             .iter()
             .find(|norm| norm.0 == site)
@@ -220,9 +238,11 @@ impl Parts {
                 parts.push((role, output));
                 continue;
             }
-            for (role, rows) in &linear.parts {
-                let part = output.f_narrow(-1, rows.start as i64, rows.len() as i64)?;
-                parts.push((*role, part));
+            for &(role, rows) in &linear.parts {
+                // The last dimension as groups of rows.
+                let groups = output.f_unflatten(-1, [rows.groups as i64, rows.stride as i64])?;
+                let part = groups.f_narrow(-1, rows.start as i64, rows.run as i64)?;
+                parts.push((role, part.f_flatten(-2, -1)?));
             }
         }
         Ok(Self(parts))
@@ -253,13 +273,18 @@ fn gated(activation: Activation, mut gate: Tensor, up: &Tensor) -> Result<Tensor
         );
         return Ok(gate);
     }
-    let mut gate = match activation {
-        Activation::Silu => gate.f_silu_()?,
-        Activation::Gelu => gate.f_gelu_("none")?,
-        Activation::GeluTanh => gate.f_gelu_("tanh")?,
-        Activation::Relu => gate.f_relu_()?,
-    };
-    Ok(gate.f_mul_(up)?)
+    Ok(activate(activation, gate)?.f_mul_(up)?)
+}
+
+/// `activation(x)`, in the memory of `x`.
+fn activate(activation: Activation, mut x: Tensor) -> Result<Tensor, Error> {
+    Ok(match activation {
+        Activation::Silu => x.f_silu_()?,
+        Activation::Gelu => x.f_gelu_("none")?,
+        Activation::GeluTanh => x.f_gelu_("tanh")?,
+        Activation::Relu => x.f_relu_()?,
+        Activation::Relu2 => x.f_relu_()?.f_square_()?,
+    })
 }
 
 /// A whole decoder layer in float.
@@ -294,7 +319,7 @@ impl Layer {
     pub fn forward(
         &self,
         mut state: State,
-        rope: &Rope,
+        ropes: &Ropes,
         mut cache: Option<&mut KvCache>,
     ) -> Result<State, Error> {
         for (stage, linears) in &self.stages {
@@ -304,7 +329,7 @@ impl Layer {
             drop(input);
             state = self
                 .block
-                .mix(stage, outputs, state, rope, cache.as_deref_mut())?;
+                .mix(stage, outputs, state, ropes, cache.as_deref_mut())?;
         }
         Ok(state)
     }

@@ -4,12 +4,12 @@
 //! `rope_scaling`, and `rope_parameters`. What the forward pass does not compute is refused here, by name.
 
 use super::Error;
-use super::arch::{Architecture, WindowRule};
-use super::keys::Keys;
+use super::arch::{Architecture, AttentionScale, Bias, Joint, RopeLayers, Scale, WindowRule};
+use super::keys::{Keys, usual};
 use serde_json::Value;
 use tch::Kind;
 
-/// The function between the gate and its product with `up`.
+/// The function between the gate and its product with `up`, or inside a plain MLP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
     Silu,
@@ -17,10 +17,12 @@ pub enum Activation {
     /// The tanh approximation of GELU.
     GeluTanh,
     Relu,
+    /// The square of relu.
+    Relu2,
 }
 
 /// How the rotary frequencies are stretched for contexts longer than those of pretraining.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum RopeScaling {
     Default,
     Linear {
@@ -45,13 +47,42 @@ pub enum RopeScaling {
         /// Whether the bounds of the ramp are rounded to whole dimensions.
         truncate: bool,
     },
+    /// Each frequency is divided by a number of its own, of one list for contexts up to the original length, of another
+    /// beyond it.
+    LongRope {
+        short_factor: Vec<f64>,
+        long_factor: Vec<f64>,
+        attention_factor: f64,
+        original_max_position_embeddings: f64,
+    },
 }
 
-/// The rotary embedding's settings.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// A rotary embedding's settings.
+#[derive(Debug, Clone, PartialEq)]
 pub struct RopeConfig {
     pub theta: f64,
+    /// How many of a head's dimensions turn: the first ones.
+    pub dim: usize,
     pub scaling: RopeScaling,
+}
+
+/// What differs between layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LayerConfig {
+    /// How many positions a token sees, itself included; `None` for all.
+    pub window: Option<usize>,
+    /// Which of the model's rotary embeddings.
+    pub rope: Option<usize>,
+}
+
+/// Which linears have a bias.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "one for each kind of linear")]
+pub struct Biases {
+    pub attention: bool,
+    pub attention_output: bool,
+    pub mlp: bool,
+    pub head: bool,
 }
 
 /// A model's numbers.
@@ -67,12 +98,19 @@ pub struct Config {
     pub max_position_embeddings: usize,
     pub norm_eps: f64,
     pub activation: Activation,
-    pub rope: RopeConfig,
-    pub attention_bias: bool,
-    pub mlp_bias: bool,
+    pub ropes: Vec<RopeConfig>,
+    pub biases: Biases,
+    /// Whether attention and MLP read the same residual stream.
+    pub parallel: bool,
+    pub attention_scale: f64,
+    pub attention_softcap: Option<f64>,
+    pub embedding_scale: Option<f64>,
+    /// Of what attention and MLP add to the residual stream.
+    pub residual_scale: Option<f64>,
+    pub logit_scale: Option<f64>,
+    pub logit_softcap: Option<f64>,
     pub tie_word_embeddings: bool,
-    /// For each layer, how many positions a token sees, itself included; `None` for all.
-    pub windows: Vec<Option<usize>>,
+    pub layers: Vec<LayerConfig>,
     /// The dtype that the config names, if it names one.
     pub kind: Option<Kind>,
 }
@@ -80,10 +118,10 @@ pub struct Config {
 impl Config {
     /// Reads and checks the numbers of a family's `config.json`.
     pub(super) fn new(json: &Value, arch: &Architecture) -> Result<Self, Error> {
+        let json = usual(json, arch);
         let keys = Keys {
-            json,
+            json: &json,
             path: "",
-            defaults: arch.defaults,
         };
         for &(key, accepted) in arch.requires {
             keys.require(key, accepted)?;
@@ -112,6 +150,22 @@ impl Config {
         }
         let n_layers = keys.size("num_hidden_layers")?;
         let max_position_embeddings = keys.size("max_position_embeddings")?;
+        let flag = |bias: Bias| -> Result<bool, Error> {
+            match bias {
+                Bias::Never => Ok(false),
+                Bias::Always => Ok(true),
+                Bias::If(key) => Ok(keys.bool(key)?.unwrap_or(false)),
+            }
+        };
+        let scale = |scale: Scale| -> Result<Option<f64>, Error> {
+            Ok(match scale {
+                Scale::One => None,
+                Scale::By(key) => keys.positive(key)?,
+                Scale::Over(key) => keys.positive(key)?.map(f64::recip),
+                Scale::RootOfHidden => Some((hidden_size as f64).sqrt()),
+            })
+        };
+        let ropes = ropes(&keys, arch, head_dim, max_position_embeddings as f64)?;
         Ok(Self {
             vocab_size: keys.size("vocab_size")?,
             hidden_size,
@@ -121,13 +175,35 @@ impl Config {
             n_kv_heads,
             head_dim,
             max_position_embeddings,
-            norm_eps: keys.positive("rms_norm_eps")?.unwrap_or(1e-6),
+            norm_eps: keys.positive(arch.norm_eps)?.unwrap_or(1e-6),
             activation: activation(&keys)?,
-            rope: rope(&keys, max_position_embeddings as f64)?,
-            attention_bias: keys.bool("attention_bias")?.unwrap_or(false),
-            mlp_bias: keys.bool("mlp_bias")?.unwrap_or(false),
+            layers: layers(&keys, arch, n_layers, ropes.len())?,
+            ropes,
+            biases: Biases {
+                attention: flag(arch.attention.bias)?,
+                attention_output: flag(arch.attention.output_bias)?,
+                mlp: flag(arch.mlp.bias)?,
+                head: flag(arch.head_bias)?,
+            },
+            parallel: match arch.joint {
+                Joint::Sequential => false,
+                Joint::Parallel => true,
+                Joint::ParallelIf(key) => keys.bool(key)?.unwrap_or(false),
+            },
+            attention_scale: match arch.attention.scale {
+                AttentionScale::HeadDim => 1.0 / (head_dim as f64).sqrt(),
+                AttentionScale::OverRootOf(key) => {
+                    let number = keys.positive(key)?.ok_or_else(|| keys.missing(key))?;
+                    1.0 / number.sqrt()
+                }
+                AttentionScale::By(key) => keys.positive(key)?.ok_or_else(|| keys.missing(key))?,
+            },
+            attention_softcap: keys.positive("attn_logit_softcapping")?,
+            embedding_scale: scale(arch.scales.embedding)?,
+            residual_scale: scale(arch.scales.residual)?,
+            logit_scale: scale(arch.scales.logits)?,
+            logit_softcap: keys.positive("final_logit_softcapping")?,
             tie_word_embeddings: keys.bool("tie_word_embeddings")?.unwrap_or(false),
-            windows: windows(&keys, arch.window, n_layers)?,
             kind: kind(&keys)?,
         })
     }
@@ -137,9 +213,13 @@ fn activation(keys: &Keys<'_>) -> Result<Activation, Error> {
     match keys.str("hidden_act")?.unwrap_or("silu") {
         "silu" | "swish" => Ok(Activation::Silu),
         "gelu" => Ok(Activation::Gelu),
-        "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),
+        "gelu_pytorch_tanh" | "gelu_new" | "gelu_fast" => Ok(Activation::GeluTanh),
         "relu" => Ok(Activation::Relu),
-        _ => Err(keys.unsupported("hidden_act", "silu, gelu, gelu_pytorch_tanh, relu")),
+        "relu2" => Ok(Activation::Relu2),
+        _ => Err(keys.unsupported(
+            "hidden_act",
+            "silu, gelu, gelu_pytorch_tanh, gelu_new, gelu_fast, relu, relu2",
+        )),
     }
 }
 
@@ -158,74 +238,183 @@ fn kind(keys: &Keys<'_>) -> Result<Option<Kind>, Error> {
     }
 }
 
+/// Windows and positions of all layers.
+fn layers(
+    keys: &Keys<'_>,
+    arch: &Architecture,
+    n_layers: usize,
+    n_ropes: usize,
+) -> Result<Vec<LayerConfig>, Error> {
+    let positioned = match arch.rotary.layers {
+        RopeLayers::All | RopeLayers::Windowed => vec![true; n_layers],
+        RopeLayers::NoRopeLayers => match keys.get("no_rope_layers") {
+            None => {
+                let interval = keys.size("no_rope_layer_interval")?;
+                (1..=n_layers).map(|layer| layer % interval != 0).collect()
+            }
+            Some(list) => {
+                let flags = list.as_array().map(|flags| flags.iter().map(Value::as_u64));
+                let flags: Option<Vec<u64>> = flags.and_then(Iterator::collect);
+                let flags = flags
+                    .filter(|flags| flags.len() == n_layers)
+                    .ok_or_else(|| {
+                        let expected = format!("a list of num_hidden_layers, {n_layers}, numbers");
+                        keys.invalid("no_rope_layers", expected)
+                    })?;
+                flags.iter().map(|&flag| flag != 0).collect()
+            }
+        },
+    };
+    let windows = windows(keys, arch.window, &positioned)?;
+    let any_window = windows.iter().any(Option::is_some);
+    let layers = windows.iter().zip(positioned).map(|(&window, positioned)| {
+        let positioned = match arch.rotary.layers {
+            RopeLayers::Windowed => window.is_some() || !any_window,
+            RopeLayers::All | RopeLayers::NoRopeLayers => positioned,
+        };
+        let rope = if window.is_some() { n_ropes - 1 } else { 0 };
+        LayerConfig {
+            window,
+            rope: positioned.then_some(rope),
+        }
+    });
+    Ok(layers.collect())
+}
+
+/// `positioned` says which layers have positions of their own.
 fn windows(
     keys: &Keys<'_>,
     rule: WindowRule,
-    n_layers: usize,
+    positioned: &[bool],
 ) -> Result<Vec<Option<usize>>, Error> {
-    match rule {
-        WindowRule::Never => Ok(vec![None; n_layers]),
-        WindowRule::EveryLayer => Ok(vec![keys.window()?; n_layers]),
+    let n_layers = positioned.len();
+    let every_layer = || 0..n_layers;
+    let if_used = || match keys.bool("use_sliding_window")? {
+        Some(true) => keys.window(),
+        _ => Ok(None),
+    };
+    let (window, by_default): (_, Vec<bool>) = match rule {
+        WindowRule::Never => return Ok(vec![None; n_layers]),
+        WindowRule::EveryLayer => return Ok(vec![keys.window()?; n_layers]),
         WindowRule::ByLayerType => {
-            let window = match keys.bool("use_sliding_window")? {
-                Some(true) => keys.window()?,
-                _ => None,
-            };
-            let Some(types) = keys.get("layer_types") else {
+            let window = if_used()?;
+            if keys.get("layer_types").is_none() {
                 let first = keys.usize("max_window_layers")?.ok_or(Error::Missing {
                     key: "max_window_layers",
                 })?;
-                return Ok((0..n_layers)
-                    .map(|layer| window.filter(|_| layer >= first))
-                    .collect());
-            };
-            let types = types
-                .as_array()
-                .filter(|types| types.len() == n_layers)
-                .ok_or_else(|| {
-                    keys.invalid(
-                        "layer_types",
-                        format!("a list of num_hidden_layers, {n_layers}, names"),
-                    )
-                })?;
-            types
-                .iter()
-                .map(|name| match (name.as_str(), window) {
-                    (Some("full_attention"), _) => Ok(None),
-                    (Some("sliding_attention"), Some(window)) => Ok(Some(window)),
-                    (Some("sliding_attention"), None) => Err(keys.invalid(
-                        "use_sliding_window",
-                        "true with a sliding_window, because layer_types names sliding_attention",
-                    )),
-                    _ => Err(keys.unsupported("layer_types", "full_attention, sliding_attention")),
-                })
-                .collect()
+                let windows = every_layer().map(|layer| window.filter(|_| layer >= first));
+                return Ok(windows.collect());
+            }
+            (window, Vec::new())
         }
-    }
+        WindowRule::AllButEvery(key) => {
+            let interval = keys.usize(key)?.unwrap_or(usize::MAX).max(1);
+            let windowed = every_layer().map(|layer| (layer + 1) % interval != 0);
+            (keys.window()?, windowed.collect())
+        }
+        WindowRule::WithoutRope => (if_used()?, positioned.iter().map(|&has| !has).collect()),
+    };
+    let Some(types) = keys.get("layer_types") else {
+        return Ok(by_default
+            .into_iter()
+            .map(|windowed| window.filter(|_| windowed))
+            .collect());
+    };
+    let types = types
+        .as_array()
+        .filter(|types| types.len() == n_layers)
+        .ok_or_else(|| {
+            keys.invalid(
+                "layer_types",
+                format!("a list of num_hidden_layers, {n_layers}, names"),
+            )
+        })?;
+    types
+        .iter()
+        .map(|name| match (name.as_str(), window) {
+            (Some("full_attention"), _) => Ok(None),
+            (Some("sliding_attention"), Some(window)) => Ok(Some(window)),
+            (Some("sliding_attention"), None) => Err(keys.invalid(
+                "layer_types",
+                "full_attention only, because no sliding_window is in use",
+            )),
+            _ => Err(keys.unsupported("layer_types", "full_attention, sliding_attention")),
+        })
+        .collect()
 }
 
-fn rope(keys: &Keys<'_>, max_position_embeddings: f64) -> Result<RopeConfig, Error> {
+/// The rotary embedding of all layers, or that of layers without a window and that of layers with one.
+fn ropes(
+    keys: &Keys<'_>,
+    arch: &Architecture,
+    head_dim: usize,
+    max_position_embeddings: f64,
+) -> Result<Vec<RopeConfig>, Error> {
     // transformers lets rope_scaling win where a config has both.
     let path = ["rope_scaling", "rope_parameters"]
         .into_iter()
         .find(|key| keys.get(key).is_some());
     let empty = Value::Object(serde_json::Map::new());
-    let rope = Keys {
-        json: path.and_then(|key| keys.get(key)).unwrap_or(&empty),
-        path: path.unwrap_or("rope_parameters"),
-        defaults: &[],
+    let json = path.and_then(|key| keys.get(key)).unwrap_or(&empty);
+    let path = path.unwrap_or("rope_parameters");
+    let read = |json, path, theta_key| {
+        let rope = Keys { json, path };
+        rope_of(
+            keys,
+            &rope,
+            theta_key,
+            arch.rotary.alpha,
+            head_dim,
+            max_position_embeddings,
+        )
     };
+    let Some(windowed_key) = arch.rotary.windowed else {
+        return Ok(vec![read(json, path, "rope_theta")?]);
+    };
+    let nested = |name: &str| json.get(name).filter(|value| value.is_object());
+    Ok(
+        match (nested("full_attention"), nested("sliding_attention")) {
+            (Some(full), Some(windowed)) => vec![
+                read(full, "rope_parameters.full_attention", "rope_theta")?,
+                read(windowed, "rope_parameters.sliding_attention", windowed_key)?,
+            ],
+            _ => vec![
+                read(json, path, "rope_theta")?,
+                read(&empty, path, windowed_key)?,
+            ],
+        },
+    )
+}
+
+/// The rotary embedding that `rope` describes; what is not there is looked up in the file itself.
+fn rope_of(
+    keys: &Keys<'_>,
+    rope: &Keys<'_>,
+    theta_key: &str,
+    alpha: bool,
+    head_dim: usize,
+    max_position_embeddings: f64,
+) -> Result<RopeConfig, Error> {
     let Some(entries) = rope.json.as_object() else {
         return Err(keys.invalid(rope.path, "an object"));
     };
     if let Some((key, _)) = entries.iter().find(|(_, value)| value.is_object()) {
         return Err(rope.unsupported(key, "one rotary embedding for all layers"));
     }
-    rope.require("partial_rotary_factor", &["1.0"])?;
-    let theta = match rope.positive("rope_theta")? {
-        Some(theta) => theta,
-        None => keys.positive("rope_theta")?.unwrap_or(10_000.0),
+    let part = match rope.positive("partial_rotary_factor")? {
+        Some(part) => part,
+        None => keys.positive("partial_rotary_factor")?.unwrap_or(1.0),
     };
+    let dim = (head_dim as f64 * part) as usize;
+    if dim == 0 || !dim.is_multiple_of(2) || dim > head_dim {
+        let expected = format!("a part that leaves an even number of head_dim, {head_dim}");
+        return Err(keys.invalid("partial_rotary_factor", expected));
+    }
+    let mut theta = match rope.positive("rope_theta")? {
+        Some(theta) => theta,
+        None => keys.positive(theta_key)?.unwrap_or(10_000.0),
+    };
+    let alpha = rope.positive("alpha")?.filter(|_| alpha);
     let type_key = if rope.get("rope_type").is_some() {
         "rope_type"
     } else {
@@ -245,7 +434,13 @@ fn rope(keys: &Keys<'_>, max_position_embeddings: f64) -> Result<RopeConfig, Err
     let scaling = match rope.str(type_key)?.unwrap_or("default") {
         "default" => RopeScaling::Default,
         "linear" => RopeScaling::Linear { factor: factor()? },
-        "dynamic" => RopeScaling::Dynamic { factor: factor()? },
+        "dynamic" => match alpha {
+            None => RopeScaling::Dynamic { factor: factor()? },
+            Some(alpha) => {
+                theta *= alpha.powf(dim as f64 / (dim as f64 - 2.0));
+                RopeScaling::Default
+            }
+        },
         "llama3" => RopeScaling::Llama3 {
             factor: factor()?,
             low_freq_factor: rope
@@ -262,16 +457,48 @@ fn rope(keys: &Keys<'_>, max_position_embeddings: f64) -> Result<RopeConfig, Err
                 .unwrap_or(max_position_embeddings / original_max_position_embeddings);
             RopeScaling::Yarn {
                 factor,
-                attention_factor: yarn_attention_factor(&rope, factor)?,
+                attention_factor: yarn_attention_factor(rope, factor)?,
                 beta_fast: rope.positive("beta_fast")?.unwrap_or(32.0),
                 beta_slow: rope.positive("beta_slow")?.unwrap_or(1.0),
                 original_max_position_embeddings,
                 truncate: rope.bool("truncate")?.unwrap_or(true),
             }
         }
-        _ => return Err(rope.unsupported(type_key, "default, linear, dynamic, llama3, yarn")),
+        "longrope" | "su" => {
+            let factors = |key| {
+                let factors = rope.positives(key)?.filter(|list| list.len() == dim / 2);
+                let expected = format!(
+                    "a list of {} numbers, one for each pair that turns",
+                    dim / 2
+                );
+                factors.ok_or_else(|| rope.invalid(key, expected))
+            };
+            let stretch = match rope.positive("factor")? {
+                Some(factor) => factor,
+                None => max_position_embeddings / original_max_position_embeddings,
+            };
+            let computed = if stretch <= 1.0 {
+                1.0
+            } else {
+                (1.0 + stretch.ln() / original_max_position_embeddings.ln()).sqrt()
+            };
+            RopeScaling::LongRope {
+                short_factor: factors("short_factor")?,
+                long_factor: factors("long_factor")?,
+                attention_factor: rope.positive("attention_factor")?.unwrap_or(computed),
+                original_max_position_embeddings,
+            }
+        }
+        _ => {
+            let supported = "default, linear, dynamic, llama3, yarn, longrope";
+            return Err(rope.unsupported(type_key, supported));
+        }
     };
-    Ok(RopeConfig { theta, scaling })
+    Ok(RopeConfig {
+        theta,
+        dim,
+        scaling,
+    })
 }
 
 /// The published `0.1 ln(factor) + 1`, unless the config gives the number or the two weights of its quotient.
@@ -316,6 +543,11 @@ mod tests {
             .config
     }
 
+    fn windows(model_type: &str, changes: &Value) -> Vec<Option<usize>> {
+        let layers = read(model_type, changes).layers;
+        layers.iter().map(|layer| layer.window).collect()
+    }
+
     #[track_caller]
     fn refused(model_type: &str, changes: &Value, message: &str) {
         let error = Model::from_config(&merged(model_type, changes)).unwrap_err();
@@ -326,10 +558,10 @@ mod tests {
     fn absent_keys_get_the_defaults_of_the_family() {
         let llama = read("llama", &json!({"num_key_value_heads": null}));
         assert_eq!((llama.n_kv_heads, llama.head_dim), (4, 12));
-        assert_eq!((llama.rope.theta, llama.norm_eps), (10_000.0, 1e-6));
+        assert_eq!((llama.ropes[0].theta, llama.norm_eps), (10_000.0, 1e-6));
         assert_eq!(llama.activation, Activation::Silu);
-        assert!(!llama.tie_word_embeddings && !llama.attention_bias);
-        assert_eq!(read("mistral", &json!({})).windows, [Some(4096); 3]);
+        assert!(!llama.tie_word_embeddings && !llama.biases.attention);
+        assert_eq!(windows("mistral", &json!({})), [Some(4096); 3]);
         assert_eq!(read("qwen3", &json!({})).head_dim, 128);
         assert_eq!(
             read("qwen2", &json!({"torch_dtype": "bfloat16"})).kind,
@@ -340,14 +572,11 @@ mod tests {
     #[test]
     fn windows_follow_the_rule_of_the_family() {
         let on = json!({"use_sliding_window": true, "sliding_window": 5, "max_window_layers": 1});
-        assert_eq!(read("qwen2", &on).windows, [None, Some(5), Some(5)]);
-        assert_eq!(read("llama", &on).windows, [None; 3]);
+        assert_eq!(windows("qwen2", &on), [None, Some(5), Some(5)]);
+        assert_eq!(windows("llama", &on), [None; 3]);
+        assert_eq!(windows("qwen3", &json!({"sliding_window": 5})), [None; 3]);
         assert_eq!(
-            read("qwen3", &json!({"sliding_window": 5})).windows,
-            [None; 3]
-        );
-        assert_eq!(
-            read("mistral", &json!({"sliding_window": null})).windows,
+            windows("mistral", &json!({"sliding_window": null})),
             [None; 3]
         );
     }
@@ -359,16 +588,18 @@ mod tests {
             json!({"rope_parameters": {"rope_type": "linear", "rope_theta": 5e5, "factor": 2.0}});
         let expected = RopeConfig {
             theta: 5e5,
+            dim: 12,
             scaling: RopeScaling::Linear { factor: 2.0 },
         };
-        assert_eq!(read("llama", &old).rope, expected);
-        assert_eq!(read("llama", &new).rope, expected);
+        assert_eq!(read("llama", &old).ropes, std::slice::from_ref(&expected));
+        assert_eq!(read("llama", &new).ropes, [expected]);
         let partly = json!({"rope_theta": 5e5, "rope_parameters": {}, "rope_scaling": null});
         let expected = RopeConfig {
             theta: 5e5,
+            dim: 12,
             scaling: RopeScaling::Default,
         };
-        assert_eq!(read("llama", &partly).rope, expected);
+        assert_eq!(read("llama", &partly).ropes, [expected]);
     }
 
     #[test]
@@ -415,13 +646,13 @@ mod tests {
         refused(
             "llama",
             &json!({"hidden_act": "mish"}),
-            "config.json: hidden_act is \"mish\", which is not implemented; supported: silu, gelu, gelu_pytorch_tanh, relu",
+            "config.json: hidden_act is \"mish\", which is not implemented; supported: silu, gelu, gelu_pytorch_tanh, gelu_new, gelu_fast, relu, relu2",
         );
         refused(
             "llama",
-            &json!({"rope_scaling": {"rope_type": "longrope", "factor": 2.0}}),
-            "config.json: rope_scaling.rope_type is \"longrope\", which is not implemented; \
-             supported: default, linear, dynamic, llama3, yarn",
+            &json!({"rope_scaling": {"rope_type": "ntk", "factor": 2.0}}),
+            "config.json: rope_scaling.rope_type is \"ntk\", which is not implemented; \
+             supported: default, linear, dynamic, llama3, yarn, longrope",
         );
         refused(
             "llama",

@@ -78,9 +78,9 @@ fn values(name: &str, shape: &[usize]) -> Vec<f32> {
     let columns = shape.last().copied().unwrap_or(1) as f32;
     let (centre, width) = if name.ends_with("norm.weight") {
         (1.0, 0.5)
-    } else if name.ends_with("_proj.bias") {
+    } else if name.rsplit('.').next() == Some("bias") {
         (0.0, 0.5)
-    } else if name.ends_with("embed_tokens.weight") {
+    } else if name.ends_with("embed_tokens.weight") || name.ends_with("embed_in.weight") {
         (0.0, 1.0)
     } else {
         (0.0, 2.0 / columns.sqrt())

@@ -1,18 +1,19 @@
 //! What follows the last layer: the final norm and the projection to the vocabulary.
 
-use super::norm::rms_norm;
-use super::{Compute, Error, Model, NormKind, Weights};
-use tch::{Kind, Tensor};
+use super::norm::Norm;
+use super::{Compute, Error, Model, Weights};
+use tch::Tensor;
 
 /// Final norm and output projection on the device.
 #[derive(Debug)]
 pub struct Head {
-    norm_kind: NormKind,
-    norm_eps: f64,
-    /// `[hidden]` float32
-    norm: Tensor,
+    norm: Norm,
     /// `[vocab, hidden]`
     weight: Tensor,
+    /// `[vocab]`
+    bias: Option<Tensor>,
+    scale: Option<f64>,
+    softcap: Option<f64>,
 }
 
 impl Head {
@@ -21,25 +22,43 @@ impl Head {
         weights: &dyn Weights,
         compute: Compute,
     ) -> Result<Self, Error> {
-        let config = &model.config;
+        let (config, arch) = (&model.config, model.arch);
+        let head_weight = format!("{}.weight", arch.head);
         let name = if config.tie_word_embeddings {
-            model.arch.embedding
+            arch.embedding
         } else {
-            model.arch.head
+            &head_weight
         };
-        let norm = weights.tensor(model.arch.final_norm, &[config.hidden_size])?;
+        let bias = (config.biases.head).then(|| format!("{}.bias", arch.head));
+        let (eps, hidden_size) = (config.norm_eps, config.hidden_size);
+        let norm = Norm::load(
+            weights,
+            compute,
+            arch.norm,
+            eps,
+            arch.final_norm,
+            hidden_size,
+        )?;
+        let load = |name: &str, shape: &[usize]| compute.place(&weights.tensor(name, shape)?);
         Ok(Self {
-            norm_kind: model.arch.norm,
-            norm_eps: config.norm_eps,
-            norm: norm.f_to_device(compute.device)?.f_to_kind(Kind::Float)?,
-            weight: compute
-                .place(&weights.tensor(name, &[config.vocab_size, config.hidden_size])?)?,
+            norm,
+            weight: load(name, &[config.vocab_size, hidden_size])?,
+            bias: (bias.map(|name| load(&name, &[config.vocab_size]))).transpose()?,
+            scale: config.logit_scale,
+            softcap: config.logit_softcap,
         })
     }
 
     /// `hidden` is `[.., hidden]` as the last layer left it, the result `[.., vocab]` in the same kind.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor, Error> {
-        let normalized = rms_norm(self.norm_kind, hidden, &self.norm, self.norm_eps)?;
-        Ok(normalized.f_linear(&self.weight, None::<&Tensor>)?)
+        let normalized = self.norm.forward(hidden)?;
+        let mut logits = normalized.f_linear(&self.weight, self.bias.as_ref())?;
+        if let Some(scale) = self.scale {
+            logits = logits.f_mul_scalar_(scale)?;
+        }
+        if let Some(cap) = self.softcap {
+            logits = logits.f_div_scalar_(cap)?.f_tanh_()?.f_mul_scalar_(cap)?;
+        }
+        Ok(logits)
     }
 }

@@ -1,14 +1,38 @@
 //! Typed access to `config.json` whose errors name the key, what it holds and what it should.
 
 use super::Error;
+use super::arch::Architecture;
 use serde_json::Value;
+
+/// A family's `config.json` with the names that this crate reads: aliases under their usual names, values that the family
+/// takes for others replaced, and what transformers gives to absent keys (not to null ones) filled in.
+pub(super) fn usual(json: &Value, arch: &Architecture) -> Value {
+    let mut config = json.clone();
+    let Some(object) = config.as_object_mut() else {
+        return config;
+    };
+    for (key, alias) in arch.aliases {
+        if let Some(value) = object.get(*alias).cloned() {
+            object.entry(*key).or_insert(value);
+        }
+    }
+    for (key, found, meant) in arch.synonyms {
+        if object.get(*key).and_then(Value::as_str) == Some(found) {
+            object.insert((*key).to_owned(), Value::from(*meant));
+        }
+    }
+    for (key, value) in arch.defaults {
+        let value = || serde_json::from_str(value).expect("defaults of a row are JSON");
+        object.entry(*key).or_insert_with(value);
+    }
+    config
+}
 
 /// Typed access to a JSON object whose errors name the key.
 pub(super) struct Keys<'a> {
     pub json: &'a Value,
     /// The key of this object in the file; empty for the file itself.
     pub path: &'a str,
-    pub defaults: &'a [(&'static str, usize)],
 }
 
 impl<'a> Keys<'a> {
@@ -28,17 +52,10 @@ impl<'a> Keys<'a> {
             .transpose()
     }
 
-    /// A count; absent keys (not null ones) get the family's default.
+    /// A count.
     pub fn usize(&self, key: &str) -> Result<Option<usize>, Error> {
         // No model comes near, and no product of two overflows.
         const LIMIT: u64 = 1 << 24;
-        if self.json.get(key).is_none() {
-            return Ok(self
-                .defaults
-                .iter()
-                .find(|default| default.0 == key)
-                .map(|default| default.1));
-        }
         self.typed(key, "a whole number below 2^24", |value| {
             value
                 .as_u64()
@@ -70,6 +87,18 @@ impl<'a> Keys<'a> {
     pub fn positive(&self, key: &str) -> Result<Option<f64>, Error> {
         self.typed(key, "a number above 0", |value| {
             value.as_f64().filter(|&number| number > 0.0)
+        })
+    }
+
+    /// Numbers above 0.
+    pub fn positives(&self, key: &str) -> Result<Option<Vec<f64>>, Error> {
+        self.typed(key, "a list of numbers above 0", |value| {
+            let numbers = value.as_array()?.iter().map(Value::as_f64);
+            let numbers = numbers.collect::<Option<Vec<_>>>()?;
+            numbers
+                .iter()
+                .all(|&number| number > 0.0)
+                .then_some(numbers)
         })
     }
 

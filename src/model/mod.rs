@@ -21,14 +21,15 @@ mod rope;
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests;
 
-pub use arch::{Architecture, NormKind, NormSite, Role};
+pub use arch::{Architecture, NormKind, NormSite, QkNorm, Role};
 pub use attention::KvCache;
 pub use block::{Block, Layer, State};
-pub use config::{Activation, Config, RopeConfig, RopeScaling};
+pub use config::{Activation, Biases, Config, LayerConfig, RopeConfig, RopeScaling};
 pub use head::Head;
 pub use linear::Linear;
-pub use plan::{Fold, LayerPlan, LinearPlan, Mix, NormPlan, Slot, Stage, StageInput};
-pub use rope::Rope;
+pub use norm::Norm;
+pub use plan::{Fold, LayerPlan, LinearPlan, Mix, NormPlan, Rows, Slot, Stage, StageInput};
+pub use rope::Ropes;
 
 use tch::{Device, Kind, Tensor};
 
@@ -155,15 +156,20 @@ impl Model {
     /// The embedding, the final norm, and the head where it is not tied.
     pub fn outer_tensors(&self) -> Vec<(String, Vec<usize>)> {
         let table = vec![self.config.vocab_size, self.config.hidden_size];
-        let mut tensors = vec![
-            (self.arch.embedding.to_owned(), table.clone()),
-            (
-                self.arch.final_norm.to_owned(),
-                vec![self.config.hidden_size],
-            ),
-        ];
+        let mut tensors = vec![(self.arch.embedding.to_owned(), table.clone())];
+        let hidden = vec![self.config.hidden_size];
+        if self.arch.norm.has_weight() {
+            tensors.push((format!("{}.weight", self.arch.final_norm), hidden.clone()));
+        }
+        if self.arch.norm.has_bias() {
+            tensors.push((format!("{}.bias", self.arch.final_norm), hidden));
+        }
         if !self.config.tie_word_embeddings {
-            tensors.push((self.arch.head.to_owned(), table));
+            tensors.push((format!("{}.weight", self.arch.head), table));
+        }
+        if self.config.biases.head {
+            let bias = format!("{}.bias", self.arch.head);
+            tensors.push((bias, vec![self.config.vocab_size]));
         }
         tensors
     }
@@ -180,7 +186,13 @@ impl Model {
             return Err(Error::TokenId { id, vocab_size });
         }
         let shape = [vocab_size, self.config.hidden_size];
-        compute.place(&weights.rows(self.arch.embedding, &shape, ids)?)
+        let mut embedded = compute.place(&weights.rows(self.arch.embedding, &shape, ids)?)?;
+        if let Some(scale) = self.config.embedding_scale {
+            // transformers rounds the factor too.
+            let scale = Tensor::from(scale);
+            let _ = embedded.f_mul_(&compute.place(&scale)?)?;
+        }
+        Ok(embedded)
     }
 
     /// The final norm and the output projection.
@@ -189,7 +201,7 @@ impl Model {
     }
 
     /// Rotary tables for positions `0..seq_len`. Dynamic scaling takes its base from this `seq_len`.
-    pub fn rope(&self, compute: Compute, seq_len: usize) -> Result<Rope, Error> {
-        Rope::new(&self.config, compute, seq_len)
+    pub fn ropes(&self, compute: Compute, seq_len: usize) -> Result<Ropes, Error> {
+        Ropes::new(&self.config, self.arch.rotary.pairs, compute, seq_len)
     }
 }

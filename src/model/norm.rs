@@ -1,63 +1,148 @@
-//! Root mean square norms (Zhang and Sennrich 2019, arXiv:1910.07467), with the roundings that transformers makes.
+//! Norms of the last dimension, with the roundings that transformers makes: root mean square norms (Zhang and Sennrich
+//! 2019, arXiv:1910.07467) and layer norms (Ba et al. 2016, arXiv:1607.06450).
 
-use super::{Error, NormKind};
-use crate::kernels::{self, norm::Norm};
+use super::{Compute, Error, NormKind, Weights};
+use crate::kernels;
 use crate::tensor::{bf16_slice, bf16_slice_mut, f32_slice, on_cpu_in_bf16};
 use tch::{Kind, Tensor};
 
-/// Normalizes the last dimension of `x` in float32; the result has the kind of `x`. `weight` is float32.
-pub(super) fn rms_norm(
+/// A norm with what it stores.
+#[derive(Debug)]
+pub struct Norm {
     kind: NormKind,
-    x: &Tensor,
-    weight: &Tensor,
     eps: f64,
-) -> Result<Tensor, Error> {
-    if on_cpu_in_bf16(x) {
-        return Ok(in_one_pass(kind, x, weight, eps)?);
-    }
-    let wide = x.f_to_kind(Kind::Float)?;
-    // The 2-norm and its square are a third of the time of libtorch's composite rms_norm on a CPU.
-    let inverse_rms = wide
-        .f_norm_scalaropt_dim(2.0, -1, true)?
-        .f_square_()?
-        .f_div_scalar_(weight.numel() as f64)?
-        .f_add_scalar_(eps)?
-        .f_rsqrt_()?;
-    let mut normalized = wide.f_mul(&inverse_rms)?;
-    Ok(match kind {
-        NormKind::Rms => normalized
-            .f_to_kind(x.kind())?
-            .f_mul_(&weight.f_to_kind(x.kind())?)?,
-        NormKind::RmsOffset => normalized
-            .f_mul_(&weight.f_add_scalar(1.0)?)?
-            .f_to_kind(x.kind())?,
-    })
+    /// `[len]` float32, as it is stored.
+    pub weight: Option<Tensor>,
+    /// `[len]` float32.
+    pub bias: Option<Tensor>,
 }
 
-/// The same by a kernel that reads and writes each number once, where libtorch makes float32 copies.
-fn in_one_pass(
-    kind: NormKind,
-    x: &Tensor,
-    weight: &Tensor,
-    eps: f64,
-) -> Result<Tensor, tch::TchError> {
-    let x = x.f_contiguous()?;
-    let weight = weight.f_add_scalar(f64::from(kind.offset()))?;
-    let mut normalized = x.f_empty_like()?;
-    let norm = Norm {
-        weight: f32_slice(&weight),
-        eps: eps as f32,
-        round_first: kind == NormKind::Rms,
-    };
-    let out = bf16_slice_mut(&mut normalized);
-    kernels::norm::rms_norm(kernels::chosen(), bf16_slice(&x), norm, out);
-    Ok(normalized)
+impl Norm {
+    /// The norm whose tensors begin with `name`, `[len]` each.
+    pub(super) fn load(
+        weights: &dyn Weights,
+        compute: Compute,
+        kind: NormKind,
+        eps: f64,
+        name: &str,
+        len: usize,
+    ) -> Result<Self, Error> {
+        let load = |suffix: &str| -> Result<Tensor, Error> {
+            let tensor = weights.tensor(&format!("{name}.{suffix}"), &[len])?;
+            Ok(tensor.f_to_device(compute.device)?.f_to_kind(Kind::Float)?)
+        };
+        Ok(Self {
+            kind,
+            eps,
+            weight: kind.has_weight().then(|| load("weight")).transpose()?,
+            bias: kind.has_bias().then(|| load("bias")).transpose()?,
+        })
+    }
+
+    /// Stores `weight` `[len]` instead, and a bias that is divided by `divisors`.
+    pub fn divide(&mut self, weight: &[f32], divisors: &[f32]) -> Result<(), Error> {
+        let place = |values: &[f32], like: &Tensor| {
+            Tensor::f_from_slice(values)?.f_to_device(like.device())
+        };
+        if let Some(stored) = &mut self.weight {
+            *stored = place(weight, stored)?;
+        }
+        if let Some(bias) = &mut self.bias {
+            *bias = bias.f_div(&place(divisors, bias)?)?;
+        }
+        Ok(())
+    }
+
+    /// Stores what `other` does, where `compute` says.
+    pub fn set(&mut self, other: &Self, compute: Compute) -> Result<(), Error> {
+        let placed = |tensor: &Option<Tensor>| {
+            let tensor = tensor.as_ref();
+            tensor
+                .map(|tensor| tensor.f_to_device(compute.device))
+                .transpose()
+        };
+        (self.weight, self.bias) = (placed(&other.weight)?, placed(&other.bias)?);
+        Ok(())
+    }
+
+    /// Normalizes the last dimension of `x` in float32; the result has the kind of `x`.
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, Error> {
+        if self.kind.subtracts_mean() {
+            return self.layer_norm(x);
+        }
+        let weight = self
+            .weight
+            .as_ref()
+            .expect("root mean square norms have one");
+        if on_cpu_in_bf16(x) {
+            return Ok(self.in_one_pass(x, weight)?);
+        }
+        let wide = x.f_to_kind(Kind::Float)?;
+        // The 2-norm and its square are a third of the time of libtorch's composite rms_norm on a CPU.
+        let inverse_rms = wide
+            .f_norm_scalaropt_dim(2.0, -1, true)?
+            .f_square_()?
+            .f_div_scalar_(weight.numel() as f64)?
+            .f_add_scalar_(self.eps)?
+            .f_rsqrt_()?;
+        let mut normalized = wide.f_mul(&inverse_rms)?;
+        Ok(if self.kind == NormKind::Rms {
+            normalized
+                .f_to_kind(x.kind())?
+                .f_mul_(&weight.f_to_kind(x.kind())?)?
+        } else {
+            let gain = weight.f_add_scalar(f64::from(self.kind.offset()))?;
+            normalized.f_mul_(&gain)?.f_to_kind(x.kind())?
+        })
+    }
+
+    fn layer_norm(&self, x: &Tensor) -> Result<Tensor, Error> {
+        let offset = f64::from(self.kind.offset());
+        let gain = self
+            .weight
+            .as_ref()
+            .map(|weight| weight.f_add_scalar(offset));
+        let len = *x.size().last().expect("a tensor with dimensions");
+        let normalized = (x.f_to_kind(Kind::Float)?).f_layer_norm(
+            [len],
+            gain.transpose()?,
+            self.bias.as_ref().map(Tensor::shallow_clone),
+            self.eps,
+            false,
+        )?;
+        Ok(normalized.f_to_kind(x.kind())?)
+    }
+
+    /// The same by a kernel that reads and writes each number once, where libtorch makes float32 copies.
+    fn in_one_pass(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor, tch::TchError> {
+        let x = x.f_contiguous()?;
+        let weight = weight.f_add_scalar(f64::from(self.kind.offset()))?;
+        let mut normalized = x.f_empty_like()?;
+        let norm = kernels::norm::Norm {
+            weight: f32_slice(&weight),
+            eps: self.eps as f32,
+            round_first: self.kind == NormKind::Rms,
+        };
+        let out = bf16_slice_mut(&mut normalized);
+        kernels::norm::rms_norm(kernels::chosen(), bf16_slice(&x), norm, out);
+        Ok(normalized)
+    }
 }
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use tch::Device;
+
+    fn norm(kind: NormKind, weight: &Tensor, eps: f64) -> Norm {
+        Norm {
+            kind,
+            eps,
+            weight: kind.has_weight().then(|| weight.shallow_clone()),
+            bias: kind.has_bias().then(|| weight * 0.5),
+        }
+    }
 
     #[test]
     fn the_weight_is_used_as_the_kind_says() {
@@ -66,11 +151,16 @@ mod tests {
         let rms = 12.5f32.sqrt();
         for (kind, expected) in [
             (NormKind::Rms, [3.0 * 0.5 / rms, -4.0 * 2.0 / rms]),
+            (NormKind::RmsLast, [3.0 * 0.5 / rms, -4.0 * 2.0 / rms]),
             (NormKind::RmsOffset, [3.0 * 1.5 / rms, -4.0 * 3.0 / rms]),
+            (NormKind::Layer, [0.5 + 0.25, -2.0 + 1.0]),
+            (NormKind::LayerWeight, [0.5, -2.0]),
+            (NormKind::LayerOffset, [1.5 + 0.25, -3.0 + 1.0]),
+            (NormKind::LayerPlain, [1.0, -1.0]),
         ] {
-            let found = rms_norm(kind, &x, &weight, 0.0).unwrap();
+            let found = norm(kind, &weight, 0.0).forward(&x).unwrap();
             let error = (found - Tensor::from_slice(&expected)).abs().max();
-            assert!(error.double_value(&[]) < 1e-6);
+            assert!(error.double_value(&[]) < 1e-6, "{kind:?}");
         }
         assert_eq!(x, Tensor::from_slice(&[3.0f32, -4.0]).view([1, 2]));
     }
@@ -79,21 +169,24 @@ mod tests {
     #[test]
     fn bfloat16_rows_are_normalized_as_float32_ones() {
         tch::manual_seed(4);
-        let options = (Kind::Float, tch::Device::Cpu);
+        let options = (Kind::Float, Device::Cpu);
         let x = (Tensor::randn([3, 5, 70], options) * 3.0).to_kind(Kind::BFloat16);
         let weight = Tensor::randn([70], options);
-        for kind in [NormKind::Rms, NormKind::RmsOffset] {
+        for kind in [
+            NormKind::Rms,
+            NormKind::RmsLast,
+            NormKind::RmsOffset,
+            NormKind::Layer,
+        ] {
+            let norm = norm(kind, &weight, 1e-5);
             // Every other token: not contiguous.
             let x = x.slice(1, 0, 5, 2);
-            let found = rms_norm(kind, &x, &weight, 1e-5).unwrap();
+            let found = norm.forward(&x).unwrap();
             assert_eq!(found.kind(), Kind::BFloat16);
-            let expected = rms_norm(kind, &x.to_kind(Kind::Float), &weight, 1e-5).unwrap();
+            let expected = norm.forward(&x.to_kind(Kind::Float)).unwrap();
             // Two roundings of 2^-8 each.
-            assert!(
-                found
-                    .to_kind(Kind::Float)
-                    .allclose(&expected, 8e-3, 1e-6, false)
-            );
+            let found = found.to_kind(Kind::Float);
+            assert!(found.allclose(&expected, 8e-3, 1e-6, false), "{kind:?}");
         }
     }
 }

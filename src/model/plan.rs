@@ -1,9 +1,10 @@
 //! What each layer computes and which tensors it has: the family's row and the model's numbers, resolved.
 
-use std::ops::Range;
-
 use super::Config;
-use super::arch::{Architecture, Attention, Bias, LinearSpec, Mlp, NormSite, Role};
+use super::arch::{
+    Architecture, Attention, LinearSpec, Mlp, NormKind, NormSite, QkNorm, Role, Split,
+};
+use super::config::{Activation, LayerConfig};
 
 /// One decoder layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,8 +12,7 @@ pub struct LayerPlan {
     /// In the order in which they run. Every linear is in one of them.
     pub stages: Vec<Stage>,
     pub norms: Vec<NormPlan>,
-    /// How many positions a token sees, itself included; `None` for all.
-    pub window: Option<usize>,
+    pub config: LayerConfig,
 }
 
 /// Linears that read the same input, and the mixing steps after them.
@@ -23,12 +23,20 @@ pub struct Stage {
     pub linears: Vec<LinearPlan>,
     pub mixes: Vec<Mix>,
     pub fold: Fold,
+    /// Whether it makes nothing but the MLP's wide activations, and the next stage alone reads them: they may be made again
+    /// there instead of kept.
+    pub remakable: bool,
 }
 
 impl Stage {
     /// Width of what its linears read.
     pub fn in_features(&self) -> usize {
         self.linears[0].in_features
+    }
+
+    /// Rows of all its linears.
+    pub fn out_features(&self) -> usize {
+        self.linears.iter().map(|linear| linear.out_features).sum()
     }
 
     /// Rows of its linears that compute `role`.
@@ -42,17 +50,14 @@ impl Stage {
     pub fn is_tokenwise(&self) -> bool {
         !self.mixes.contains(&Mix::Attention)
     }
-
-    /// Whether it makes nothing but the MLP's wide activations, which cost little to make again.
-    pub fn makes_mlp_activations(&self) -> bool {
-        self.mixes == [Mix::GatedMlp]
-    }
 }
 
 /// What the linears of a stage read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StageInput {
-    /// A norm of the residual stream.
+    /// The residual stream.
+    Hidden,
+    /// A norm of it.
     Norm(NormSite),
     /// What a mixing step left there.
     Slot(Slot),
@@ -78,14 +83,16 @@ pub enum Mix {
     Attention,
     /// `act(gate) * up`, into [`Slot::Activated`].
     GatedMlp,
-    /// The only output is added to the residual stream.
-    Residual,
+    /// `act(up)`, into [`Slot::Activated`].
+    PlainMlp,
+    /// The only output, through a norm where there is one, is added to the residual stream.
+    Residual(Option<NormSite>),
 }
 
 /// Where the inverse of a channel scale of a stage's input can be folded, leaving the layer's function unchanged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fold {
-    /// Into the norm's weight.
+    /// Into the norm's weight and bias.
     Norm(NormSite),
     /// Into rows, and their bias, of an earlier stage's linear.
     Rows {
@@ -94,6 +101,8 @@ pub enum Fold {
         /// The row behind each input channel. Channels with one row must share one scale: query heads that share a
         /// value head do.
         rows: Vec<usize>,
+        /// Whether the scale's root is what the rows are divided by, because they are squared on the way.
+        root: bool,
     },
     /// Nowhere.
     None,
@@ -108,7 +117,7 @@ pub struct LinearPlan {
     pub in_features: usize,
     pub has_bias: bool,
     /// The rows of each part.
-    pub parts: Vec<(Role, Range<usize>)>,
+    pub parts: Vec<(Role, Rows)>,
 }
 
 impl LinearPlan {
@@ -126,37 +135,78 @@ impl LinearPlan {
     }
 }
 
+/// Rows of a linear: a run of them in each of some groups of rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rows {
+    /// The first row in each group.
+    pub start: usize,
+    /// Rows in each group.
+    pub run: usize,
+    pub groups: usize,
+    /// Rows of a group, all parts together.
+    pub stride: usize,
+}
+
+impl Rows {
+    pub fn len(self) -> usize {
+        self.run * self.groups
+    }
+
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+
+    /// The `index`th of them.
+    pub fn row(self, index: usize) -> usize {
+        index / self.run * self.stride + self.start + index % self.run
+    }
+}
+
 /// One norm.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NormPlan {
     pub site: NormSite,
-    /// Its tensor's name.
+    pub kind: NormKind,
+    /// Its tensors' names without `.weight` or `.bias`.
     pub name: String,
     pub len: usize,
+}
+
+impl NormPlan {
+    /// Its tensors, weight first.
+    pub fn tensors(&self) -> impl Iterator<Item = (String, Vec<usize>)> {
+        let weight = (self.kind.has_weight()).then(|| format!("{}.weight", self.name));
+        let bias = (self.kind.has_bias()).then(|| format!("{}.bias", self.name));
+        let names = weight.into_iter().chain(bias);
+        names.map(|name| (name, vec![self.len]))
+    }
 }
 
 impl LayerPlan {
     /// The layer `index` of a model.
     pub(super) fn new(arch: &Architecture, config: &Config, index: usize) -> Self {
         let resolver = Resolver {
+            arch,
             config,
             prefix: format!("{}.{index}", arch.layers),
         };
-        let mut stages = resolver.attention(&arch.attention).to_vec();
-        stages.extend(resolver.mlp(&arch.mlp));
+        let [mut attention, output] = resolver.attention(&arch.attention);
+        let [mut mlp, mlp_output] = resolver.mlp(&arch.mlp);
+        let stages = if !config.parallel {
+            vec![attention, output, mlp, mlp_output]
+        } else if resolver.has(NormSite::Mlp) {
+            // Both read the residual stream before either adds to it.
+            vec![attention, mlp, output, mlp_output]
+        } else {
+            attention.name = "inputs";
+            attention.linears.append(&mut mlp.linears);
+            attention.mixes.append(&mut mlp.mixes);
+            vec![attention, output, mlp_output]
+        };
         Self {
             stages,
-            norms: (arch.norms.iter())
-                .map(|&(site, name)| NormPlan {
-                    site,
-                    name: format!("{}.{name}.weight", resolver.prefix),
-                    len: match site {
-                        NormSite::Attention | NormSite::Mlp => config.hidden_size,
-                        NormSite::Query | NormSite::Key => config.head_dim,
-                    },
-                })
-                .collect(),
-            window: config.windows[index],
+            norms: resolver.norms(),
+            config: config.layers[index],
         }
     }
 
@@ -167,10 +217,7 @@ impl LayerPlan {
 
     /// Every tensor of the layer with its shape: norms, biases, weights.
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
-        let norms = self
-            .norms
-            .iter()
-            .map(|norm| (norm.name.clone(), vec![norm.len]));
+        let norms = self.norms.iter().flat_map(NormPlan::tensors);
         let biased = self.linears().filter(|linear| linear.has_bias);
         let biases = biased.map(|linear| (linear.bias_name(), vec![linear.out_features]));
         let weights = self
@@ -180,13 +227,40 @@ impl LayerPlan {
     }
 }
 
-/// The numbers that names and shapes of one layer follow from.
+/// What names and shapes of one layer follow from.
 struct Resolver<'a> {
+    arch: &'a Architecture,
     config: &'a Config,
     prefix: String,
 }
 
 impl Resolver<'_> {
+    fn has(&self, site: NormSite) -> bool {
+        self.arch.norms.iter().any(|norm| norm.0 == site)
+    }
+
+    fn norms(&self) -> Vec<NormPlan> {
+        let (config, qk_norm) = (self.config, self.arch.attention.qk_norm);
+        let heads = |n_heads: usize| match qk_norm {
+            QkNorm::Heads | QkNorm::TurnedHeads => config.head_dim,
+            QkNorm::Whole => n_heads * config.head_dim,
+        };
+        let norms = self.arch.norms.iter().map(|&(site, name)| NormPlan {
+            site,
+            kind: self.arch.norm,
+            name: format!("{}.{name}", self.prefix),
+            len: match site {
+                NormSite::Attention
+                | NormSite::Mlp
+                | NormSite::AfterAttention
+                | NormSite::AfterMlp => config.hidden_size,
+                NormSite::Query => heads(config.n_heads),
+                NormSite::Key => heads(config.n_kv_heads),
+            },
+        });
+        norms.collect()
+    }
+
     /// Rows that a role has.
     fn rows(&self, role: Role) -> usize {
         let config = self.config;
@@ -198,99 +272,159 @@ impl Resolver<'_> {
         }
     }
 
-    fn linear(&self, spec: &LinearSpec, bias: Bias, in_features: usize) -> LinearPlan {
+    fn linear(&self, spec: &LinearSpec, has_bias: bool, in_features: usize) -> LinearPlan {
+        let groups = match spec.split {
+            Split::Blocks => 1,
+            Split::Heads => self.config.n_kv_heads,
+        };
+        let out_features = spec.parts.iter().map(|&role| self.rows(role)).sum();
         let mut end = 0;
         let parts = spec.parts.iter().map(|&role| {
-            let start = end;
-            end += self.rows(role);
-            (role, start..end)
+            let (start, run) = (end, self.rows(role) / groups);
+            end += run;
+            let rows = Rows {
+                start,
+                run,
+                groups,
+                stride: out_features / groups,
+            };
+            (role, rows)
         });
-        let parts = parts.collect();
         LinearPlan {
             name: format!("{}.{}", self.prefix, spec.name),
-            out_features: end,
+            out_features,
             in_features,
-            has_bias: match bias {
-                Bias::Never => false,
-                Bias::Always => true,
-                Bias::AttentionBias => self.config.attention_bias,
-                Bias::MlpBias => self.config.mlp_bias,
-            },
-            parts,
+            has_bias,
+            parts: parts.collect(),
         }
     }
 
-    fn linears(&self, specs: &[LinearSpec], bias: Bias, in_features: usize) -> Vec<LinearPlan> {
+    fn linears(&self, specs: &[LinearSpec], has_bias: bool) -> Vec<LinearPlan> {
         let linears = specs
             .iter()
-            .map(|spec| self.linear(spec, bias, in_features));
+            .map(|spec| self.linear(spec, has_bias, self.config.hidden_size));
         linears.collect()
     }
 
-    /// Pre-norm attention that is added to the residual stream.
+    /// What stages that read the residual stream read, and where their scale can go.
+    fn input(&self, site: NormSite) -> (StageInput, Fold) {
+        // In parallel layers one norm may serve both.
+        let site = if site == NormSite::Mlp && !self.has(site) && self.config.parallel {
+            NormSite::Attention
+        } else {
+            site
+        };
+        if !self.has(site) {
+            (StageInput::Hidden, Fold::None)
+        } else if self.arch.norm.has_weight() {
+            (StageInput::Norm(site), Fold::Norm(site))
+        } else {
+            (StageInput::Norm(site), Fold::None)
+        }
+    }
+
+    fn residual(&self, site: NormSite) -> Mix {
+        Mix::Residual(self.has(site).then_some(site))
+    }
+
     fn attention(&self, attention: &Attention) -> [Stage; 2] {
         let config = self.config;
-        let inputs = self.linears(attention.inputs, attention.bias, config.hidden_size);
+        let linears = self.linears(attention.inputs, config.biases.attention);
         let (n_heads, n_kv_heads, head_dim) = (config.n_heads, config.n_kv_heads, config.head_dim);
         let value_row = |channel: usize| {
             let (head, dim) = (channel / head_dim, channel % head_dim);
             head * n_kv_heads / n_heads * head_dim + dim
         };
         let width = n_heads * head_dim;
-        let fold = fold_into(&inputs, Role::V, (0..width).map(value_row));
+        let output_fold = fold_into(&linears, Role::V, (0..width).map(value_row), false);
+        let (input, fold) = self.input(NormSite::Attention);
         [
             Stage {
                 name: "attention inputs",
-                input: StageInput::Norm(NormSite::Attention),
-                linears: inputs,
+                input,
+                linears,
                 mixes: vec![Mix::Attention],
-                fold: Fold::Norm(NormSite::Attention),
+                fold,
+                remakable: false,
             },
             Stage {
                 name: "attention output",
                 input: StageInput::Slot(Slot::Attended),
-                linears: vec![self.linear(&attention.output, attention.output_bias, width)],
-                mixes: vec![Mix::Residual],
-                fold,
+                linears: vec![self.linear(
+                    &attention.output,
+                    config.biases.attention_output,
+                    width,
+                )],
+                mixes: vec![self.residual(NormSite::AfterAttention)],
+                fold: output_fold,
+                remakable: false,
             },
         ]
     }
 
-    /// A pre-norm gated MLP that is added to the residual stream.
     fn mlp(&self, mlp: &Mlp) -> [Stage; 2] {
         let config = self.config;
-        let inputs = self.linears(mlp.inputs, mlp.bias, config.hidden_size);
-        let fold = fold_into(&inputs, Role::Up, 0..config.intermediate_size);
+        let linears = self.linears(mlp.inputs, config.biases.mlp);
+        let is_gated = (mlp.inputs.iter()).any(|linear| linear.parts.contains(&Role::Gate));
+        // What an activation bends, no factor passes; but relu's squares, like relu's values, are proportional.
+        let passes = match config.activation {
+            _ if is_gated => Some(false),
+            Activation::Relu => Some(false),
+            Activation::Relu2 => Some(true),
+            Activation::Silu | Activation::Gelu | Activation::GeluTanh => None,
+        };
+        let output_fold = match passes {
+            None => Fold::None,
+            Some(root) => fold_into(&linears, Role::Up, 0..config.intermediate_size, root),
+        };
+        let (input, fold) = self.input(NormSite::Mlp);
+        let mix = if is_gated {
+            Mix::GatedMlp
+        } else {
+            Mix::PlainMlp
+        };
         [
             Stage {
                 name: "MLP inputs",
-                input: StageInput::Norm(NormSite::Mlp),
-                linears: inputs,
-                mixes: vec![Mix::GatedMlp],
-                fold: Fold::Norm(NormSite::Mlp),
+                input,
+                linears,
+                mixes: vec![mix],
+                fold,
+                remakable: !config.parallel,
             },
             Stage {
                 name: "MLP output",
                 input: StageInput::Slot(Slot::Activated),
-                linears: vec![self.linear(&mlp.output, mlp.bias, config.intermediate_size)],
-                mixes: vec![Mix::Residual],
-                fold,
+                linears: vec![self.linear(
+                    &mlp.output,
+                    config.biases.mlp,
+                    config.intermediate_size,
+                )],
+                mixes: vec![self.residual(NormSite::AfterMlp)],
+                fold: output_fold,
+                remakable: false,
             },
         ]
     }
 }
 
-/// A fold into the part `role` of one of `linears`, whose row behind each channel `rows` gives.
-fn fold_into(linears: &[LinearPlan], role: Role, rows: impl Iterator<Item = usize>) -> Fold {
+/// A fold into the part `role` of one of `linears`: `channels` gives the part's row behind each input channel.
+fn fold_into(
+    linears: &[LinearPlan],
+    role: Role,
+    channels: impl Iterator<Item = usize>,
+    root: bool,
+) -> Fold {
     let found = linears.iter().find_map(|linear| {
         let part = linear.parts.iter().find(|part| part.0 == role)?;
-        Some((linear, part.1.start))
+        Some((linear, part.1))
     });
     match found {
         None => Fold::None,
-        Some((linear, start)) => Fold::Rows {
+        Some((linear, part)) => Fold::Rows {
             linear: linear.name.clone(),
-            rows: rows.map(|row| start + row).collect(),
+            rows: channels.map(|channel| part.row(channel)).collect(),
+            root,
         },
     }
 }

@@ -3,42 +3,79 @@
 //! Frequencies are computed by libtorch in float32, as transformers 5.23 does: at position 10,000 the last bit of a
 //! frequency is a thousandth of a radian.
 
-use super::config::{Config, RopeScaling};
+use super::arch::Pairs;
+use super::config::{Config, RopeConfig, RopeScaling};
 use super::{Compute, Error};
 use crate::kernels::{self, rotary, rotary::Tables};
 use crate::tensor::{bf16_slice, bf16_slice_mut, on_cpu_in_bf16};
 use std::f64::consts::PI;
 use tch::{Device, Kind, Tensor};
 
-/// Cosines and sines of positions `0..seq_len`, in the kind of the forward pass.
-///
-/// A head's dimensions `i` and `i + head_dim / 2` turn together: `x cos + swap(x) sin` with the halves of `x` swapped
-/// and the first half of `sin` negated.
+/// A model's rotary embeddings.
 #[derive(Debug)]
-pub struct Rope {
-    /// `[seq_len, 1, head_dim]`
+pub struct Ropes(Vec<Rope>);
+
+impl Ropes {
+    pub(super) fn new(
+        config: &Config,
+        pairs: Pairs,
+        compute: Compute,
+        seq_len: usize,
+    ) -> Result<Self, Error> {
+        let ropes = config.ropes.iter();
+        let ropes = ropes.map(|rope| {
+            let original = config.max_position_embeddings;
+            Rope::new(rope, original, pairs, compute, seq_len)
+        });
+        Ok(Self(ropes.collect::<Result<_, _>>()?))
+    }
+
+    /// One of them, by its place in [`Config::ropes`].
+    pub(super) fn get(&self, index: usize) -> &Rope {
+        &self.0[index]
+    }
+}
+
+/// Cosines and sines of positions `0..seq_len`, in the kind of the forward pass, for the first `dim` dimensions of a head.
+///
+/// `x cos + swap(x) sin`, with the two numbers of each pair swapped, and `sin` negated for the first of them.
+#[derive(Debug)]
+pub(super) struct Rope {
+    pairs: Pairs,
+    /// `[seq_len, 1, dim]`
     cos: Tensor,
-    /// `[seq_len, 1, head_dim]`
+    /// `[seq_len, 1, dim]`
     sin: Tensor,
 }
 
 impl Rope {
-    pub(super) fn new(config: &Config, compute: Compute, seq_len: usize) -> Result<Self, Error> {
-        let (frequencies, attention_factor) = frequencies(config, seq_len)?;
+    fn new(
+        rope: &RopeConfig,
+        max_position_embeddings: usize,
+        pairs: Pairs,
+        compute: Compute,
+        seq_len: usize,
+    ) -> Result<Self, Error> {
+        let (frequencies, attention_factor) = frequencies(rope, max_position_embeddings, seq_len)?;
         let positions = Tensor::f_arange(seq_len as i64, (Kind::Float, Device::Cpu))?;
         let angles = positions.f_view([-1, 1, 1])?.f_mul(&frequencies)?;
         let cos = angles.f_cos()?.f_mul_scalar(attention_factor)?;
         let sin = angles.f_sin()?.f_mul_scalar(attention_factor)?;
+        let both = |first: &Tensor, second: &Tensor| match pairs {
+            Pairs::Halves => Tensor::f_cat(&[first, second], 2),
+            Pairs::Neighbours => Tensor::f_stack(&[first, second], 3)?.f_flatten(2, 3),
+        };
         Ok(Self {
-            cos: compute.place(&Tensor::f_cat(&[&cos, &cos], 2)?)?,
-            sin: compute.place(&Tensor::f_cat(&[&sin.f_neg()?, &sin], 2)?)?,
+            pairs,
+            cos: compute.place(&both(&cos, &cos)?)?,
+            sin: compute.place(&both(&sin.f_neg()?, &sin)?)?,
         })
     }
 
     /// Turns `x` `[B, T, H, head_dim]`, whose first token stands at position `start`. `x` may be overwritten.
     pub(super) fn rotate(&self, mut x: Tensor, start: usize) -> Result<Tensor, Error> {
         let size = x.size();
-        let (n_tokens, half) = (size[1], size[3] / 2);
+        let (n_tokens, head_dim) = (size[1], size[3]);
         let (end, seq_len) = (start + n_tokens as usize, self.cos.size()[0] as usize);
         if end > seq_len {
             return Err(Error::Position {
@@ -46,41 +83,55 @@ impl Rope {
                 seq_len,
             });
         }
+        let dim = self.cos.size()[2];
         let rows = |table: &Tensor| table.f_narrow(0, start as i64, n_tokens);
-        if on_cpu_in_bf16(&x) && x.numel() > 0 {
+        let (cos, sin) = (rows(&self.cos)?, rows(&self.sin)?);
+        if on_cpu_in_bf16(&x) && self.pairs == Pairs::Halves && x.numel() > 0 {
             x = x.f_contiguous()?;
-            let (cos, sin) = (rows(&self.cos)?, rows(&self.sin)?);
             let tables = Tables {
                 cos: bf16_slice(&cos),
                 sin: bf16_slice(&sin),
-                head_dim: size[3] as usize,
+                dim: dim as usize,
             };
-            let width = (size[2] * size[3]) as usize;
-            rotary::rotate(kernels::chosen(), bf16_slice_mut(&mut x), width, tables);
+            let heads = [size[2] as usize, head_dim as usize];
+            rotary::rotate(kernels::chosen(), bf16_slice_mut(&mut x), heads, tables);
             return Ok(x);
         }
-        let swapped = x.f_roll(half, 3)?;
-        Ok(swapped
-            .f_mul(&rows(&self.sin)?)?
-            .f_addcmul_(&x, &rows(&self.cos)?)?)
+        let turning = x.f_narrow(3, 0, dim)?;
+        let swapped = match self.pairs {
+            Pairs::Halves => turning.f_roll(dim / 2, 3)?,
+            Pairs::Neighbours => (turning.f_unflatten(3, [dim / 2, 2])?)
+                .f_flip([4])?
+                .f_flatten(3, 4)?,
+        };
+        let turned = swapped.f_mul(&sin)?.f_addcmul_(&turning, &cos)?;
+        if dim == head_dim {
+            return Ok(turned);
+        }
+        let rest = x.f_narrow(3, dim, head_dim - dim)?;
+        Ok(Tensor::f_cat(&[&turned, &rest], 3)?)
     }
 }
 
-/// Radians per position for each pair of a head's dimensions, `[head_dim / 2]` float32, and what cosines and sines are
-/// multiplied by.
-fn frequencies(config: &Config, seq_len: usize) -> Result<(Tensor, f64), Error> {
-    let theta = config.rope.theta;
-    let dim = config.head_dim as f64;
-    Ok(match config.rope.scaling {
-        RopeScaling::Default => (base_frequencies(theta, config)?, 1.0),
-        RopeScaling::Linear { factor } => {
-            (base_frequencies(theta, config)?.f_div_scalar(factor)?, 1.0)
-        }
+/// Radians per position for each pair of dimensions, `[dim / 2]` float32, and what cosines and sines are multiplied by.
+fn frequencies(
+    rope: &RopeConfig,
+    max_position_embeddings: usize,
+    seq_len: usize,
+) -> Result<(Tensor, f64), Error> {
+    let theta = rope.theta;
+    let dim = rope.dim as f64;
+    Ok(match rope.scaling {
+        RopeScaling::Default => (base_frequencies(theta, rope.dim)?, 1.0),
+        RopeScaling::Linear { factor } => (
+            base_frequencies(theta, rope.dim)?.f_div_scalar(factor)?,
+            1.0,
+        ),
         RopeScaling::Dynamic { factor } => {
-            let max = config.max_position_embeddings as f64;
+            let max = max_position_embeddings as f64;
             let stretch = factor * max.max(seq_len as f64) / max - (factor - 1.0);
             (
-                base_frequencies(theta * stretch.powf(dim / (dim - 2.0)), config)?,
+                base_frequencies(theta * stretch.powf(dim / (dim - 2.0)), rope.dim)?,
                 1.0,
             )
         }
@@ -90,7 +141,7 @@ fn frequencies(config: &Config, seq_len: usize) -> Result<(Tensor, f64), Error> 
             high_freq_factor,
             original_max_position_embeddings: original,
         } => {
-            let plain = base_frequencies(theta, config)?;
+            let plain = base_frequencies(theta, rope.dim)?;
             let wavelengths = plain.f_reciprocal()?.f_mul_scalar(2.0 * PI)?;
             let slow = plain.f_div_scalar(factor)?;
             let smooth = wavelengths
@@ -126,7 +177,7 @@ fn frequencies(config: &Config, seq_len: usize) -> Result<(Tensor, f64), Error> 
             if (high - low).abs() < f64::EPSILON {
                 high += 0.001;
             }
-            let plain = base_frequencies(theta, config)?;
+            let plain = base_frequencies(theta, rope.dim)?;
             let ramp = Tensor::f_arange(plain.size()[0], (Kind::Float, Device::Cpu))?
                 .f_sub_scalar(low)?
                 .f_div_scalar(high - low)?
@@ -136,12 +187,30 @@ fn frequencies(config: &Config, seq_len: usize) -> Result<(Tensor, f64), Error> 
                 attention_factor,
             )
         }
+        RopeScaling::LongRope {
+            ref short_factor,
+            ref long_factor,
+            attention_factor,
+            original_max_position_embeddings: original,
+        } => {
+            let factors = if seq_len as f64 > original {
+                long_factor
+            } else {
+                short_factor
+            };
+            let factors: Vec<f32> = factors.iter().map(|&factor| factor as f32).collect();
+            let plain = base_frequencies(theta, rope.dim)?;
+            (
+                plain.f_div(&Tensor::f_from_slice(&factors)?)?,
+                attention_factor,
+            )
+        }
     })
 }
 
-/// `theta^(-2i / head_dim)`
-fn base_frequencies(theta: f64, config: &Config) -> Result<Tensor, Error> {
-    let dim = config.head_dim as i64;
+/// `theta^(-2i / dim)`
+fn base_frequencies(theta: f64, dim: usize) -> Result<Tensor, Error> {
+    let dim = dim as i64;
     let exponents = Tensor::f_arange_start_step(0, dim, 2, (Kind::Float, Device::Cpu))?
         .f_div_scalar(dim as f64)?;
     Ok(Tensor::f_pow_scalar(theta, &exponents)?.f_reciprocal()?)

@@ -5,13 +5,13 @@ use tch::{Device, Kind, Tensor};
 
 use super::batch::Batch;
 use super::memory::MemoryPlan;
-use crate::model::{Block, Compute, Linear, Model, Rope, Slot, Stage, StageInput, State, Weights};
+use crate::model::{Block, Compute, Linear, Model, Ropes, Slot, Stage, StageInput, State, Weights};
 use crate::quant::{InputStats, InputSums};
 
 /// All windows' activations, in the dtype of the forward pass.
 pub struct Activations {
     compute: Compute,
-    rope: Rope,
+    ropes: Ropes,
     batches: Vec<Batch>,
     /// Whether the MLP's wide activations are made again when they are needed, instead of kept.
     recompute: bool,
@@ -39,7 +39,7 @@ impl Activations {
         });
         Ok(Self {
             compute,
-            rope: model.rope(compute, windows[0].len())?,
+            ropes: model.ropes(compute, windows[0].len())?,
             batches: batches.collect::<Result<_>>()?,
             recompute: plan.recompute,
             slice: plan.slice,
@@ -72,7 +72,7 @@ impl Activations {
 
     /// Takes all batches through `stage` with its quantized `linears`.
     pub fn advance(&mut self, block: &Block, stage: &Stage, linears: Vec<Linear>) -> Result<()> {
-        if self.recompute && stage.makes_mlp_activations() {
+        if self.recompute && stage.remakable {
             self.ahead = Some((stage.clone(), linears));
             return Ok(());
         }
@@ -163,7 +163,7 @@ impl Activations {
             .map(|linear| linear.forward(&x))
             .collect::<Result<Vec<_>, _>>()?;
         drop(x);
-        Ok(block.mix(stage, outputs, state, &self.rope, None)?)
+        Ok(block.mix(stage, outputs, state, &self.ropes, None)?)
     }
 }
 

@@ -47,7 +47,7 @@ impl Work {
                 work.add_stage(stage, settings, tokens);
                 if stage.mixes.contains(&Mix::Attention) {
                     let queries = stage.width(Role::Q);
-                    let pairs = attended(settings.seq_len, layer.window);
+                    let pairs = attended(settings.seq_len, layer.config.window);
                     work.forward += 4.0 * queries as f64 * pairs * n_windows as f64;
                 }
             }
@@ -57,7 +57,7 @@ impl Work {
 
     fn add_stage(&mut self, stage: &Stage, settings: &Settings, tokens: f64) {
         let inp = stage.in_features() as f64;
-        let rows: usize = stage.linears.iter().map(|linear| linear.out_features).sum();
+        let rows = stage.out_features();
         let weights = rows as f64 * inp;
         self.forward += 2.0 * weights * tokens;
         self.statistics += tokens * inp * (inp + 1.0);

@@ -5,7 +5,9 @@ use half::f16;
 use tch::{Kind, Tensor};
 
 use super::solve::FloatLinear;
-use crate::model::{Block, Compute, Fold, Linear, Model, Rope, Stage, StageInput, State, Weights};
+use crate::model::{
+    Block, Compute, Fold, Linear, Model, Norm, Ropes, Stage, StageInput, State, Weights,
+};
 
 /// Largest relative change of a layer's float32 output that counts as rounding.
 const TOLERANCE: f64 = 1e-4;
@@ -47,7 +49,7 @@ pub struct FoldProof<'a> {
     folded: (Block, State),
     /// The folded stream's earlier stages: the states they started from and their outputs, for folds into their rows.
     earlier: Vec<(&'a Stage, State, Vec<Tensor>)>,
-    rope: Rope,
+    ropes: Ropes,
 }
 
 impl<'a> FoldProof<'a> {
@@ -79,7 +81,7 @@ impl<'a> FoldProof<'a> {
                 State::new(probe.shallow_clone()),
             ),
             earlier: Vec::new(),
-            rope: model.rope(compute, n_tokens as usize)?,
+            ropes: model.ropes(compute, n_tokens as usize)?,
         })
     }
 
@@ -92,7 +94,7 @@ impl<'a> FoldProof<'a> {
     ) -> Result<()> {
         let (block, state) = &mut self.original;
         let outputs = run(stage, block, state, linears, biases, self.compute)?;
-        *state = block.mix(stage, outputs, state.shallow_clone(), &self.rope, None)?;
+        *state = block.mix(stage, outputs, state.shallow_clone(), &self.ropes, None)?;
         Ok(())
     }
 
@@ -104,14 +106,14 @@ impl<'a> FoldProof<'a> {
         stage: &'a Stage,
         scaled: &[FloatLinear],
         biases: &[Option<Tensor>],
-        folded_norm: Option<&Tensor>,
+        folded_norm: Option<&Norm>,
         divisors: &[f32],
     ) -> Result<()> {
         let (block, state) = &mut self.folded;
         match &stage.fold {
             Fold::Norm(site) => {
                 if let Some(norm) = folded_norm {
-                    block.set_norm_weight(*site, norm)?;
+                    block.norm_mut(*site).set(norm, self.compute)?;
                 }
             }
             Fold::Rows { linear, .. } => {
@@ -122,7 +124,7 @@ impl<'a> FoldProof<'a> {
                         let divisors = Tensor::f_from_slice(divisors)?;
                         outputs[position] = outputs[position].f_div(&divisors)?;
                         let (outputs, before) = (copies(outputs)?, before.shallow_clone());
-                        let again = block.mix(earlier, outputs, before, &self.rope, None)?;
+                        let again = block.mix(earlier, outputs, before, &self.ropes, None)?;
                         state.set_slot(slot, Some(again.slot(slot).shallow_clone()));
                     }
                 }
@@ -132,7 +134,7 @@ impl<'a> FoldProof<'a> {
         let outputs = run(stage, block, state, scaled, biases, self.compute)?;
         let before = state.shallow_clone();
         let kept = copies(&outputs)?;
-        *state = block.mix(stage, outputs, state.shallow_clone(), &self.rope, None)?;
+        *state = block.mix(stage, outputs, state.shallow_clone(), &self.ropes, None)?;
         self.earlier.push((stage, before, kept));
         Ok(())
     }

@@ -232,7 +232,7 @@ impl<'a> LayerRun<'a> {
         let search_seconds = start.elapsed().as_secs_f64();
         if let Some(proof) = proof {
             let norm = match stage.fold {
-                Fold::Norm(site) => Some(self.block.norm_weight(site)),
+                Fold::Norm(site) => Some(self.block.norm(site)),
                 _ => None,
             };
             proof.advance_folded(stage, &linears, &biases, norm, &divisors)?;
@@ -253,19 +253,20 @@ impl<'a> LayerRun<'a> {
         match &stage.fold {
             Fold::None => Ok(Vec::new()),
             Fold::Norm(site) => {
-                let weight = crate::tensor::to_f32(self.block.norm_weight(*site))?;
+                let norm = self.block.norm_mut(*site);
+                let weight = norm.weight.as_ref().context("a norm that is folded into")?;
+                let weight = crate::tensor::to_f32(weight)?;
                 let (stored, applied) = divide_norm(&weight, model.arch.norm.offset(), scale);
                 *scale = applied;
-                self.block
-                    .set_norm_weight(*site, &Tensor::f_from_slice(&stored)?)?;
+                norm.divide(&stored, scale)?;
                 Ok(Vec::new())
             }
-            Fold::Rows { linear, rows } => {
+            Fold::Rows { linear, rows, root } => {
                 let pending = self.pending.iter_mut().find(|pending| pending.0 == *linear);
                 let (_, quantized) = pending.with_context(|| format!("{linear} is not solved"))?;
                 let mut divisors = vec![1.0; quantized.out_features];
                 for (row, scale) in rows.iter().zip(&*scale) {
-                    divisors[*row] = *scale;
+                    divisors[*row] = if *root { scale.sqrt() } else { *scale };
                 }
                 quantized.divide_rows(&divisors);
                 if let Some((_, bias)) = self.biases.iter_mut().find(|bias| bias.0 == *linear) {
@@ -330,9 +331,13 @@ impl<'a> LayerRun<'a> {
             self.run.outbox.linear(name, quantized)?;
         }
         if self.plan.stages.last() == Some(stage) {
-            for norm in &self.plan.norms {
-                let weight = crate::tensor::to_f32(self.block.norm_weight(norm.site))?;
-                self.run.outbox.float16(norm.name.clone(), weight)?;
+            for plan in &self.plan.norms {
+                let norm = self.block.norm(plan.site);
+                let stored = [norm.weight.as_ref(), norm.bias.as_ref()];
+                for ((name, _), tensor) in plan.tensors().zip(stored.into_iter().flatten()) {
+                    let values = crate::tensor::to_f32(tensor)?;
+                    self.run.outbox.float16(name, values)?;
+                }
             }
             for (linear, bias) in self.biases.drain(..) {
                 self.run.outbox.float16(format!("{linear}.bias"), bias)?;

@@ -133,11 +133,11 @@ fn slot_width(model: &Model, recompute: bool) -> usize {
     for layer in &model.layers {
         let mut waiting: Vec<(Slot, usize)> = Vec::new();
         for stage in &layer.stages {
-            if !(recompute && stage.makes_mlp_activations()) {
+            if !(recompute && stage.remakable) {
                 waiting.extend(stage.mixes.iter().filter_map(|mix| match mix {
                     Mix::Attention => Some((Slot::Attended, stage.width(Role::Q))),
-                    Mix::GatedMlp => Some((Slot::Activated, stage.width(Role::Up))),
-                    Mix::Residual => None,
+                    Mix::GatedMlp | Mix::PlainMlp => Some((Slot::Activated, stage.width(Role::Up))),
+                    Mix::Residual(_) => None,
                 }));
             }
             widest = widest.max(waiting.iter().map(|slot| slot.1).sum());
@@ -153,7 +153,7 @@ fn slot_width(model: &Model, recompute: bool) -> usize {
 /// Gram matrix.
 fn stage_bytes(stage: &Stage, element: usize) -> usize {
     let inp = stage.in_features();
-    outputs(stage) * inp * (4 + 4 + 1 + 1 + element) + inp * inp * 4 * GRAM_COPIES
+    stage.out_features() * inp * (4 + 4 + 1 + 1 + element) + inp * inp * 4 * GRAM_COPIES
 }
 
 /// Bytes of one token's temporaries in a stage: its normalized input (on the way to it two float32 copies, but not of
@@ -161,13 +161,9 @@ fn stage_bytes(stage: &Stage, element: usize) -> usize {
 fn token_bytes(stage: &Stage, element: usize) -> usize {
     let input = match stage.input {
         StageInput::Norm(_) => stage.in_features() * (4 + 4 + element),
-        StageInput::Slot(_) => 0,
+        StageInput::Hidden | StageInput::Slot(_) => 0,
     };
-    input + 2 * outputs(stage) * element
-}
-
-fn outputs(stage: &Stage) -> usize {
-    stage.linears.iter().map(|linear| linear.out_features).sum()
+    input + 2 * stage.out_features() * element
 }
 
 #[cfg(test)]

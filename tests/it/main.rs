@@ -8,6 +8,8 @@
 
 /// Bad input: one line, the remedy, the exit code, and nothing left behind.
 mod errors;
+/// Whole runs of every configuration that has golden logits.
+mod families;
 /// Whole runs: every family and method, what is written, and what reads it back.
 mod quantize;
 /// SmolLM2, where `make` has made it: forward pass and quality.

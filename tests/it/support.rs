@@ -45,7 +45,6 @@ const VOCAB_SIZE: usize = 128;
 impl TinyModel {
     /// A bfloat16 model of the family.
     pub fn new(model_type: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
         let mut config = json!({
             "architectures": [match model_type {
                 "mistral" => "MistralForCausalLM",
@@ -61,6 +60,15 @@ impl TinyModel {
         if model_type == "mistral" {
             config["sliding_window"] = 8.into();
         }
+        Self::of(&config)
+    }
+
+    /// A bfloat16 model with this configuration, whose vocabulary the tokenizer's words fit into.
+    pub fn of(config: &Value) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = config.clone();
+        config["vocab_size"] = VOCAB_SIZE.into();
+        config["torch_dtype"] = "bfloat16".into();
         let model = Model::from_config(&config).unwrap();
         FormulaWeights::new(&model, tch::Kind::BFloat16)
             .save(&config, dir.path())

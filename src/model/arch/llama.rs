@@ -1,23 +1,42 @@
 //! Llama 1 to 3 and what is stored under its names: SmolLM2, TinyLlama, Yi and others.
 
-use super::{Architecture, Bias, NormKind, NormSite, WindowRule, llama_attention, llama_mlp};
+use super::{
+    Architecture, Bias, Joint, NormKind, NormSite, Pairs, RopeLayers, Rotary, Scale, Scales,
+    WindowRule, llama_attention, llama_mlp,
+};
 
 pub const LLAMA: Architecture = Architecture {
     model_type: "llama",
     architecture: "LlamaForCausalLM",
     embedding: "model.embed_tokens.weight",
     layers: "model.layers",
-    final_norm: "model.norm.weight",
-    head: "lm_head.weight",
+    final_norm: "model.norm",
+    head: "lm_head",
+    head_bias: Bias::Never,
     norms: &[
         (NormSite::Attention, "input_layernorm"),
         (NormSite::Mlp, "post_attention_layernorm"),
     ],
     norm: NormKind::Rms,
-    attention: llama_attention(Bias::AttentionBias, Bias::AttentionBias),
-    mlp: llama_mlp(Bias::MlpBias),
+    norm_eps: "rms_norm_eps",
+    attention: llama_attention(Bias::If("attention_bias"), Bias::If("attention_bias")),
+    mlp: llama_mlp(Bias::If("mlp_bias")),
+    joint: Joint::Sequential,
+    rotary: Rotary {
+        pairs: Pairs::Halves,
+        layers: RopeLayers::All,
+        windowed: None,
+        alpha: false,
+    },
     window: WindowRule::Never,
-    defaults: &[("max_position_embeddings", 2048)],
+    scales: Scales {
+        embedding: Scale::One,
+        residual: Scale::One,
+        logits: Scale::One,
+    },
+    aliases: &[],
+    synonyms: &[],
+    defaults: &[("max_position_embeddings", "2048")],
     requires: &[
         ("is_causal", &["true"]),
         ("partial_rotary_factor", &["1.0"]),

@@ -10,9 +10,9 @@ pub const MISTRAL: Architecture = Architecture {
     mlp: llama_mlp(Bias::Never),
     window: WindowRule::EveryLayer,
     defaults: &[
-        ("max_position_embeddings", 131_072),
-        ("num_key_value_heads", 8),
-        ("sliding_window", 4096),
+        ("max_position_embeddings", "131072"),
+        ("num_key_value_heads", "8"),
+        ("sliding_window", "4096"),
     ],
     // transformers ignores layer_types here with a warning that another class is meant.
     requires: &[

@@ -1,12 +1,37 @@
-//! What differs between model families, as data: names, stages, norms, biases and windows.
+//! What differs between model families, as data: names, norms, biases, positions, windows and scales.
 //!
 //! Adding a family is one file with one row and one entry in [`ARCHITECTURES`]. A family that computes something new
 //! adds an enum value that any row can use; nothing asks for a family by name.
 
+mod arcee;
+mod cohere;
+mod cohere2;
+mod ernie4_5;
+mod exaone4;
+mod gemma;
+mod gemma2;
+mod gemma3_text;
+mod glm;
+mod glm4;
+mod gpt_neox;
+mod granite;
+mod helium;
+mod hunyuan_v1_dense;
 mod llama;
+mod ministral;
 mod mistral;
+mod nemotron;
+mod olmo;
+mod olmo2;
+mod olmo3;
+mod phi;
+mod phi3;
 mod qwen2;
 mod qwen3;
+mod seed_oss;
+mod smollm3;
+mod stablelm;
+mod starcoder2;
 
 use super::Error;
 
@@ -25,14 +50,18 @@ pub enum Role {
 /// The norms of a decoder layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum NormSite {
-    /// Of the residual stream, before attention.
+    /// Of the residual stream, before attention; in parallel layers without another one before the MLP too.
     Attention,
     /// Of the residual stream, before the MLP.
     Mlp,
-    /// Of each head's query, before the rotary embedding.
+    /// Of the query.
     Query,
-    /// Of each head's key, before the rotary embedding.
+    /// Of the key.
     Key,
+    /// Of what attention adds to the residual stream.
+    AfterAttention,
+    /// Of what the MLP adds to the residual stream.
+    AfterMlp,
 }
 
 /// A linear as it is stored, which is how it is quantized and written: what runtimes have as one module stays one.
@@ -40,8 +69,18 @@ pub enum NormSite {
 pub struct LinearSpec {
     /// Inside the layer, without `.weight`.
     pub name: &'static str,
-    /// What its rows compute: blocks, one after the other.
+    /// What its rows compute.
     pub parts: &'static [Role],
+    pub split: Split,
+}
+
+/// How the rows of a linear's parts lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Split {
+    /// One part after the other.
+    Blocks,
+    /// For each key-value head the rows of all parts that belong to it, one head after the other.
+    Heads,
 }
 
 /// The attention of a layer.
@@ -52,33 +91,90 @@ pub struct Attention {
     pub bias: Bias,
     pub output: LinearSpec,
     pub output_bias: Bias,
+    pub scale: AttentionScale,
+    pub qk_norm: QkNorm,
+}
+
+/// What the products of queries and keys are multiplied by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttentionScale {
+    /// One over the root of `head_dim`.
+    HeadDim,
+    /// One over the root of this key's value.
+    OverRootOf(&'static str),
+    /// This key's value.
+    By(&'static str),
+}
+
+/// How the norms of [`NormSite::Query`] and [`NormSite::Key`], where a layer has them, are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QkNorm {
+    /// Of each head, before the rotary embedding.
+    Heads,
+    /// Of each head, after the rotary embedding.
+    TurnedHeads,
+    /// Of all heads together, before the rotary embedding.
+    Whole,
 }
 
 /// The MLP of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mlp {
-    /// They compute the gate and what it is multiplied with.
+    /// They compute the gate, where there is one, and what it is multiplied with; else what the activation is taken of.
     pub inputs: &'static [LinearSpec],
     pub output: LinearSpec,
     pub bias: Bias,
 }
 
-/// How a norm uses its weight `w`.
+/// How attention and MLP are joined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Joint {
+    /// The MLP reads what attention added.
+    Sequential,
+    /// Both read the same residual stream: through one norm, or through one each.
+    Parallel,
+    /// Parallel if the key is true, else sequential.
+    ParallelIf(&'static str),
+}
+
+/// How a norm uses its weight `w` and bias `b`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NormKind {
-    /// `x / rms(x) * w`
+    /// `x / rms(x) * w`, rounded to the kind of `x` before the product.
     Rms,
+    /// `x / rms(x) * w`, rounded after it.
+    RmsLast,
     /// `x / rms(x) * (1 + w)`
     RmsOffset,
+    /// `(x - mean(x)) / deviation(x) * w + b`
+    Layer,
+    /// The same without `b`.
+    LayerWeight,
+    /// `(x - mean(x)) / deviation(x) * (1 + w) + b`
+    LayerOffset,
+    /// `(x - mean(x)) / deviation(x)`: nothing is stored.
+    LayerPlain,
 }
 
 impl NormKind {
     /// What the norm adds to its stored weight.
     pub fn offset(self) -> f32 {
         match self {
-            Self::Rms => 0.0,
-            Self::RmsOffset => 1.0,
+            Self::RmsOffset | Self::LayerOffset => 1.0,
+            Self::Rms | Self::RmsLast | Self::Layer | Self::LayerWeight | Self::LayerPlain => 0.0,
         }
+    }
+
+    pub fn has_weight(self) -> bool {
+        self != Self::LayerPlain
+    }
+
+    pub fn has_bias(self) -> bool {
+        matches!(self, Self::Layer | Self::LayerOffset)
+    }
+
+    pub fn subtracts_mean(self) -> bool {
+        !matches!(self, Self::Rms | Self::RmsLast | Self::RmsOffset)
     }
 }
 
@@ -87,10 +183,38 @@ impl NormKind {
 pub enum Bias {
     Never,
     Always,
-    /// If `attention_bias` is true.
-    AttentionBias,
-    /// If `mlp_bias` is true.
-    MlpBias,
+    /// If this key is true.
+    If(&'static str),
+}
+
+/// Which dimensions of a head the rotary embedding turns together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pairs {
+    /// `i` and `i + n / 2`, of `n` that turn.
+    Halves,
+    /// `2 i` and `2 i + 1`.
+    Neighbours,
+}
+
+/// In which layers positions are embedded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RopeLayers {
+    All,
+    /// Those with a window; all where none has one.
+    Windowed,
+    /// Those where the list `no_rope_layers` has a 1; without it all but every so many-th, as `no_rope_layer_interval` says.
+    NoRopeLayers,
+}
+
+/// The rotary embedding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rotary {
+    pub pairs: Pairs,
+    pub layers: RopeLayers,
+    /// Where layers with a window have an embedding of their own, which is never stretched: the key of its base.
+    pub windowed: Option<&'static str>,
+    /// Whether a dynamic stretch is fixed by `alpha`, where the config has that.
+    pub alpha: bool,
 }
 
 /// Which layers attend only to the last `sliding_window` positions.
@@ -103,6 +227,32 @@ pub enum WindowRule {
     /// If `use_sliding_window`: those that `layer_types` calls `sliding_attention`, or else those from
     /// `max_window_layers` on.
     ByLayerType,
+    /// Those that `layer_types` calls `sliding_attention`, or else all but every so many-th, as this key says; without
+    /// such a key all.
+    AllButEvery(&'static str),
+    /// If `use_sliding_window`: those that `layer_types` calls `sliding_attention`, or else those without positions.
+    WithoutRope,
+}
+
+/// A number that something is multiplied by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scale {
+    One,
+    /// This key's value.
+    By(&'static str),
+    /// One over this key's value.
+    Over(&'static str),
+    /// The root of `hidden_size`, rounded to the kind of the forward pass.
+    RootOfHidden,
+}
+
+/// Numbers that steps outside the linears multiply by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scales {
+    pub embedding: Scale,
+    /// Of what attention and MLP add to the residual stream.
+    pub residual: Scale,
+    pub logits: Scale,
 }
 
 /// One model family.
@@ -116,29 +266,73 @@ pub struct Architecture {
     pub embedding: &'static str,
     /// Prefix of the layers, before `.0`.
     pub layers: &'static str,
-    /// Tensor name of the norm after the last layer.
+    /// Name of the norm after the last layer, without `.weight`.
     pub final_norm: &'static str,
-    /// Tensor name of the output projection, where it is not tied to the embedding.
+    /// Name of the output projection, without `.weight`; where it is not tied to the embedding.
     pub head: &'static str,
+    pub head_bias: Bias,
     /// Names inside the layer, without `.weight`.
     pub norms: &'static [(NormSite, &'static str)],
     pub norm: NormKind,
+    /// The key of what is added to the mean square or the variance.
+    pub norm_eps: &'static str,
     pub attention: Attention,
     pub mlp: Mlp,
+    pub joint: Joint,
+    pub rotary: Rotary,
     pub window: WindowRule,
-    /// What transformers takes for a key that is absent (not null).
-    pub defaults: &'static [(&'static str, usize)],
+    pub scales: Scales,
+    /// Usual keys, and what this family calls them.
+    pub aliases: &'static [(&'static str, &'static str)],
+    /// Keys, a string that the family's configs hold there, and what transformers takes it for.
+    pub synonyms: &'static [(&'static str, &'static str, &'static str)],
+    /// What transformers takes for a key that is absent (not null), as JSON.
+    pub defaults: &'static [(&'static str, &'static str)],
     /// Keys that must be absent or hold one of these JSON values, because the forward pass computes nothing else.
     pub requires: &'static [(&'static str, &'static [&'static str])],
 }
 
 /// Every family that can be quantized.
 pub const ARCHITECTURES: &[&Architecture] = &[
+    &arcee::ARCEE,
+    &cohere::COHERE,
+    &cohere2::COHERE2,
+    &ernie4_5::ERNIE4_5,
+    &exaone4::EXAONE4,
+    &gemma::GEMMA,
+    &gemma2::GEMMA2,
+    &gemma3_text::GEMMA3_TEXT,
+    &glm::GLM,
+    &glm4::GLM4,
+    &gpt_neox::GPT_NEOX,
+    &granite::GRANITE,
+    &helium::HELIUM,
+    &hunyuan_v1_dense::HUNYUAN_V1_DENSE,
     &llama::LLAMA,
+    &ministral::MINISTRAL,
     &mistral::MISTRAL,
+    &nemotron::NEMOTRON,
+    &olmo::OLMO,
+    &olmo2::OLMO2,
+    &olmo3::OLMO3,
+    &phi::PHI,
+    &phi3::PHI3,
     &qwen2::QWEN2,
     &qwen3::QWEN3,
+    &seed_oss::SEED_OSS,
+    &smollm3::SMOLLM3,
+    &stablelm::STABLELM,
+    &starcoder2::STARCODER2,
 ];
+
+/// A linear with one part, or some one after the other.
+const fn linear(name: &'static str, parts: &'static [Role]) -> LinearSpec {
+    LinearSpec {
+        name,
+        parts,
+        split: Split::Blocks,
+    }
+}
 
 /// Q, K, V and O under the names that Llama gave them.
 const fn llama_attention(bias: Bias, output_bias: Bias) -> Attention {
@@ -152,6 +346,8 @@ const fn llama_attention(bias: Bias, output_bias: Bias) -> Attention {
         bias,
         output: linear("self_attn.o_proj", &[Role::O]),
         output_bias,
+        scale: AttentionScale::HeadDim,
+        qk_norm: QkNorm::Heads,
     }
 }
 
@@ -168,8 +364,13 @@ const fn llama_mlp(bias: Bias) -> Mlp {
     }
 }
 
-const fn linear(name: &'static str, parts: &'static [Role]) -> LinearSpec {
-    LinearSpec { name, parts }
+/// A plain MLP under these names.
+const fn plain_mlp(inputs: &'static [LinearSpec], output: &'static str, bias: Bias) -> Mlp {
+    Mlp {
+        inputs,
+        output: linear(output, &[Role::Down]),
+        bias,
+    }
 }
 
 /// The row for this `config.json`.
@@ -253,25 +454,36 @@ mod tests {
                 "{model_type}"
             );
             assert_eq!(arch.attention.output.parts, [Role::O], "{model_type}");
-            assert_eq!(
-                parts(arch.mlp.inputs),
-                [Role::Gate, Role::Up],
-                "{model_type}"
-            );
+            let mlp = parts(arch.mlp.inputs);
+            let gated = mlp == [Role::Gate, Role::Up];
+            assert!(gated || mlp == [Role::Up], "{model_type}");
             assert_eq!(arch.mlp.output.parts, [Role::Down], "{model_type}");
-            for site in [NormSite::Attention, NormSite::Mlp] {
-                assert!(arch.norms.iter().any(|norm| norm.0 == site), "{model_type}");
+            for (_, value) in arch.defaults {
+                serde_json::from_str::<serde_json::Value>(value).unwrap();
             }
         }
     }
 
     #[test]
+    fn the_readme_lists_every_family() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+        let readme = std::fs::read_to_string(path).unwrap();
+        let table = readme.split("| family | `model_type` |").nth(1).unwrap();
+        let rows = table
+            .lines()
+            .skip(2)
+            .take_while(|line| line.starts_with('|'));
+        let listed: Vec<&str> = rows.map(|row| row.rsplit('`').nth(1).unwrap()).collect();
+        let known: Vec<&str> = ARCHITECTURES.iter().map(|arch| arch.model_type).collect();
+        assert_eq!(listed, known);
+    }
+
+    #[test]
     fn unknown_families_and_heads_name_what_is_supported() {
         let message = |json| find(&json).unwrap_err().to_string();
-        assert_eq!(
-            message(json!({"model_type": "qwen3_moe"})),
-            "model_type \"qwen3_moe\" is not supported; the nearest is \"qwen3\", supported are llama, mistral, qwen2, qwen3"
-        );
+        let found = message(json!({"model_type": "qwen3_moe"}));
+        let expected = "model_type \"qwen3_moe\" is not supported; the nearest is \"qwen3\", supported are arcee, cohere,";
+        assert!(found.starts_with(expected), "{found}");
         assert_eq!(
             message(
                 json!({"model_type": "llama", "architectures": ["LlamaForSequenceClassification"]})

@@ -10,10 +10,10 @@ pub const QWEN2: Architecture = Architecture {
     mlp: llama_mlp(Bias::Never),
     window: WindowRule::ByLayerType,
     defaults: &[
-        ("max_position_embeddings", 32_768),
-        ("num_key_value_heads", 32),
-        ("sliding_window", 4096),
-        ("max_window_layers", 28),
+        ("max_position_embeddings", "32768"),
+        ("num_key_value_heads", "32"),
+        ("sliding_window", "4096"),
+        ("max_window_layers", "28"),
     ],
     ..LLAMA
 };

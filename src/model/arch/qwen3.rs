@@ -6,7 +6,7 @@ use super::{Architecture, Bias, NormSite, WindowRule, llama_attention, llama_mlp
 pub const QWEN3: Architecture = Architecture {
     model_type: "qwen3",
     architecture: "Qwen3ForCausalLM",
-    attention: llama_attention(Bias::AttentionBias, Bias::AttentionBias),
+    attention: llama_attention(Bias::If("attention_bias"), Bias::If("attention_bias")),
     mlp: llama_mlp(Bias::Never),
     norms: &[
         (NormSite::Attention, "input_layernorm"),
@@ -16,11 +16,11 @@ pub const QWEN3: Architecture = Architecture {
     ],
     window: WindowRule::ByLayerType,
     defaults: &[
-        ("max_position_embeddings", 32_768),
-        ("num_key_value_heads", 32),
-        ("head_dim", 128),
-        ("sliding_window", 4096),
-        ("max_window_layers", 28),
+        ("max_position_embeddings", "32768"),
+        ("num_key_value_heads", "32"),
+        ("head_dim", "128"),
+        ("sliding_window", "4096"),
+        ("max_window_layers", "28"),
     ],
     ..LLAMA
 };

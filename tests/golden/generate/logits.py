@@ -31,6 +31,86 @@ MISTRAL = LLAMA | {"model_type": "mistral", "architectures": ["MistralForCausalL
 QWEN2 = LLAMA | {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "num_hidden_layers": 3}
 QWEN3 = LLAMA | {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "head_dim": 20}
 
+
+def family(model_type, architecture, **changes):
+    """Llama's config for another family; what is None is left out."""
+    config = LLAMA | {"model_type": model_type, "architectures": [architecture]} | changes
+    return {key: value for key, value in config.items() if value is not None}
+
+
+# With LayerNorms, and heads of which a part can turn.
+LAYER_NORM = {"rms_norm_eps": None, "layer_norm_eps": 1e-5}
+WIDE = {"hidden_size": 64, "intermediate_size": 96}
+TIED = {"tie_word_embeddings": True}
+FOUR = {"num_hidden_layers": 4}
+GEMMA = TIED | {"head_dim": 16, "hidden_act": "gelu_pytorch_tanh"}
+GEMMA2 = GEMMA | {"hidden_act": None, "hidden_activation": "gelu_pytorch_tanh", "query_pre_attn_scalar": 20}
+NEOX = WIDE | LAYER_NORM | {
+    "num_key_value_heads": None, "rope_theta": None, "rotary_emb_base": 5000, "rotary_pct": 0.25, "hidden_act": "gelu",
+    "tie_word_embeddings": False,
+}
+PHI3 = TIED | {"rope_theta": 10000.0, "max_position_embeddings": 64, "pad_token_id": 0}
+LONG = {
+    "type": "longrope", "short_factor": [1.0, 1.1, 1.2, 1.3, 1.5, 2.0], "long_factor": [1.5, 2.0, 3.0, 4.0, 5.0, 6.0],
+}
+
+FAMILIES = {
+    "arcee": family("arcee", "ArceeForCausalLM", hidden_act="relu2", mlp_bias=True),
+    "cohere": family("cohere", "CohereForCausalLM", **LAYER_NORM, **TIED, logit_scale=0.3, attention_bias=True),
+    "cohere2": family("cohere2", "Cohere2ForCausalLM", **LAYER_NORM, **TIED, **FOUR, sliding_window=7),
+    "ernie4_5": family("ernie4_5", "Ernie4_5ForCausalLM", **TIED, head_dim=20, use_bias=True),
+    "exaone4_window": family("exaone4", "Exaone4ForCausalLM", **FOUR, sliding_window=7, sliding_window_pattern=4),
+    "gemma": family("gemma", "GemmaForCausalLM", **GEMMA),
+    "gemma_gelu": family("gemma", "GemmaForCausalLM", **GEMMA | {"hidden_act": "gelu"}),
+    "gemma2": family(
+        "gemma2", "Gemma2ForCausalLM", **GEMMA2, sliding_window=6, attn_logit_softcapping=2.0, final_logit_softcapping=3.0),
+    "gemma3_text": family(
+        "gemma3_text", "Gemma3ForCausalLM", **GEMMA2, sliding_window=6, sliding_window_pattern=2, rope_local_base_freq=500.0),
+    "gemma3_text_scaled": family(
+        "gemma3_text", "Gemma3ForCausalLM", **GEMMA2, sliding_window=6,
+        layer_types=["sliding_attention", "full_attention"], rope_theta=None, rope_parameters={
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1000.0},
+        }),
+    "glm": family("glm", "GlmForCausalLM", head_dim=12, pad_token_id=0),
+    "glm4": family("glm4", "Glm4ForCausalLM", head_dim=12, pad_token_id=0, attention_bias=False),
+    "gpt_neox": family("gpt_neox", "GPTNeoXForCausalLM", **NEOX),
+    "gpt_neox_sequential": family("gpt_neox", "GPTNeoXForCausalLM", **NEOX, use_parallel_residual=False, attention_bias=False),
+    "granite": family(
+        "granite", "GraniteForCausalLM", embedding_multiplier=3.0, attention_multiplier=0.1, residual_multiplier=0.3,
+        logits_scaling=4.0),
+    "helium": family("helium", "HeliumForCausalLM", head_dim=12, rms_norm_eps=1e-8),
+    "hunyuan_v1_dense": family("hunyuan_v1_dense", "HunYuanDenseV1ForCausalLM", head_dim=12),
+    "hunyuan_v1_dense_alpha": family(
+        "hunyuan_v1_dense", "HunYuanDenseV1ForCausalLM", head_dim=12, attention_bias=True,
+        rope_scaling={"type": "dynamic", "alpha": 50.0, "factor": 1.0}),
+    "ministral": family("ministral", "MinistralForCausalLM", head_dim=12, sliding_window=7),
+    "ministral_layer_types": family(
+        "ministral", "MinistralForCausalLM", head_dim=12, sliding_window=7, layer_types=["full_attention", "sliding_attention"]),
+    "nemotron": family(
+        "nemotron", "NemotronForCausalLM", rms_norm_eps=None, norm_eps=1e-5, hidden_act="relu2", partial_rotary_factor=0.5),
+    "olmo": family("olmo", "OlmoForCausalLM", rms_norm_eps=None),
+    "olmo2": family("olmo2", "Olmo2ForCausalLM"),
+    "olmo3": family(
+        "olmo3", "Olmo3ForCausalLM", **FOUR, sliding_window=7, rope_theta=500000.0,
+        rope_scaling={"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}),
+    "phi": family("phi", "PhiForCausalLM", **LAYER_NORM, **WIDE, hidden_act="gelu_new", partial_rotary_factor=0.5),
+    "phi3": family("phi3", "Phi3ForCausalLM", **PHI3, sliding_window=9),
+    "phi3_longrope_short": family(
+        "phi3", "Phi3ForCausalLM", **PHI3, rope_scaling=LONG, original_max_position_embeddings=32),
+    "phi3_longrope_long": family(
+        "phi3", "Phi3ForCausalLM", **PHI3, rope_scaling=LONG, original_max_position_embeddings=16),
+    "seed_oss": family("seed_oss", "SeedOssForCausalLM", head_dim=12, attention_out_bias=True),
+    "smollm3": family("smollm3", "SmolLM3ForCausalLM", **FOUR, **TIED, pad_token_id=0),
+    "smollm3_window": family(
+        "smollm3", "SmolLM3ForCausalLM", **FOUR, **TIED, pad_token_id=0, use_sliding_window=True, sliding_window=7,
+        no_rope_layers=[1, 0, 0, 1]),
+    "stablelm": family("stablelm", "StableLmForCausalLM", **LAYER_NORM, **WIDE, use_qkv_bias=True),
+    "starcoder2": family(
+        "starcoder2", "Starcoder2ForCausalLM", **TIED, rms_norm_eps=None, norm_epsilon=1e-5, hidden_act="gelu_pytorch_tanh",
+        sliding_window=7),
+}
+
 CASES = {
     "llama_tied": LLAMA | {"tie_word_embeddings": True, "num_hidden_layers": 3},
     "llama_old_defaults": {
@@ -79,12 +159,18 @@ CASES = {
 }
 
 
+CASES |= FAMILIES
+# Names that transformers has for tensors that files and runtimes call otherwise.
+STORED = {"gpt_neox": {"lm_head.weight": "embed_out.weight"}}
+
+
 def tiny_logits(name, config):
     # from_dict takes what it is given to pieces.
     typed = CONFIG_MAPPING[config["model_type"]].from_dict(json.loads(json.dumps(config)))
     model = AutoModelForCausalLM.from_config(typed, attn_implementation="eager", dtype=torch.float32).eval()
+    stored = STORED.get(config["model_type"], {})
     state = {
-        key: torch.from_numpy(formula.tensor(key, tuple(value.shape)))
+        key: torch.from_numpy(formula.tensor(stored.get(key, key), tuple(value.shape)))
         for key, value in model.state_dict().items()
         if not (key == "lm_head.weight" and config.get("tie_word_embeddings"))
     }

@@ -1,0 +1,71 @@
+//! The whole program on every configuration whose logits are held to those of transformers.
+
+use std::fs;
+use std::path::Path;
+
+use nibble::model::{LayerPlan, Model};
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+use crate::support::{TinyModel, nibble};
+
+const SMALL: &[&str] = &[
+    "--group-size",
+    "-1",
+    "--seq-len",
+    "24",
+    "--num-samples",
+    "8",
+];
+
+/// The configurations of tests/golden/logits.safetensors, by their names.
+fn configurations() -> Vec<(String, Value)> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/logits.safetensors");
+    let bytes = fs::read(path).unwrap();
+    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+    let mut found: Vec<(String, Value)> = (header.metadata().as_ref().unwrap().iter())
+        .map(|(name, config)| (name.clone(), serde_json::from_str(config).unwrap()))
+        .collect();
+    found.sort_by(|a, b| a.0.cmp(&b.0));
+    found
+}
+
+/// Quantizes `model`; the divergence of what was written, read back from its packed tensors, from the original.
+fn divergence(model: &TinyModel, name: &str, args: &[&str], output: &str) -> f64 {
+    let run = nibble([SMALL, args, &[model.path_str()]].concat());
+    assert_eq!(run.code, 0, "{name} {args:?}: {}", run.stderr);
+    let output = model.path(output);
+    let run = nibble([
+        "eval",
+        output.to_str().unwrap(),
+        "--reference",
+        model.path_str(),
+        "--windows",
+        "4",
+        "--seq-len",
+        "24",
+        "--json",
+    ]);
+    assert_eq!(run.code, 0, "{name} {args:?}: {}", run.stderr);
+    let result: Value = serde_json::from_str(&run.stdout).unwrap();
+    result["kl_divergence"].as_f64().unwrap()
+}
+
+/// AWQ proves its folds layer by layer on the way: a family whose row has one wrong is an error.
+#[test]
+fn every_configuration_is_quantized_by_both_methods() {
+    for (name, config) in configurations() {
+        let model = TinyModel::of(&config);
+        let gptq = divergence(&model, &name, &["--gptq"], "GPTQ-8bit");
+        assert!(gptq < 0.01, "{name}: {gptq}");
+        let plan = Model::from_config(&config).unwrap();
+        let mut linears = plan.layers.iter().flat_map(LayerPlan::linears);
+        if linears.any(|linear| !linear.out_features.is_multiple_of(8)) {
+            let run = nibble([SMALL, &["--awq", model.path_str()]].concat());
+            assert_eq!(run.code, 3, "{name}: {}", run.stderr);
+            continue;
+        }
+        let awq = divergence(&model, &name, &["--awq"], "AWQ-4bit");
+        assert!(awq < 1.0, "{name}: {awq}");
+    }
+}
