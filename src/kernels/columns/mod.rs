@@ -33,7 +33,7 @@ use super::grids::{Fit, Grids, StoredGrids};
 use super::lanes::{Avx2, Avx512};
 use super::lanes::{LANES, Lanes, Portable, Row};
 
-/// What [`Block::weights`] pads the number of rows to a multiple of.
+/// What [`Block::originals`] has its number of rows padded to a multiple of.
 pub const ROWS: usize = LANES;
 
 /// A block of columns, in the order in which they are rounded: `len` of them.
