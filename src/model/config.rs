@@ -3,9 +3,13 @@
 //! Absent keys get what transformers 5.23 gives them. Both spellings of the rotary settings are read: `rope_theta` with
 //! `rope_scaling`, and `rope_parameters`. What the forward pass does not compute is refused here, by name.
 
+mod rotary;
+
 use super::Error;
 use super::arch::{Architecture, AttentionScale, Bias, Joint, RopeLayers, Scale, WindowRule};
 use super::keys::{Keys, usual};
+use rotary::ropes;
+pub use rotary::{RopeConfig, RopeScaling};
 use serde_json::Value;
 use tch::Kind;
 
@@ -19,51 +23,6 @@ pub enum Activation {
     Relu,
     /// The square of relu.
     Relu2,
-}
-
-/// How the rotary frequencies are stretched for contexts longer than those of pretraining.
-#[derive(Debug, Clone, PartialEq)]
-pub enum RopeScaling {
-    Default,
-    Linear {
-        factor: f64,
-    },
-    Dynamic {
-        factor: f64,
-    },
-    Llama3 {
-        factor: f64,
-        low_freq_factor: f64,
-        high_freq_factor: f64,
-        original_max_position_embeddings: f64,
-    },
-    Yarn {
-        factor: f64,
-        /// What cosines and sines are multiplied by.
-        attention_factor: f64,
-        beta_fast: f64,
-        beta_slow: f64,
-        original_max_position_embeddings: f64,
-        /// Whether the bounds of the ramp are rounded to whole dimensions.
-        truncate: bool,
-    },
-    /// Each frequency is divided by a number of its own, of one list for contexts up to the original length, of another
-    /// beyond it.
-    LongRope {
-        short_factor: Vec<f64>,
-        long_factor: Vec<f64>,
-        attention_factor: f64,
-        original_max_position_embeddings: f64,
-    },
-}
-
-/// A rotary embedding's settings.
-#[derive(Debug, Clone, PartialEq)]
-pub struct RopeConfig {
-    pub theta: f64,
-    /// How many of a head's dimensions turn: the first ones.
-    pub dim: usize,
-    pub scaling: RopeScaling,
 }
 
 /// What differs between layers.
@@ -341,182 +300,6 @@ fn windows(
             _ => Err(keys.unsupported("layer_types", "full_attention, sliding_attention")),
         })
         .collect()
-}
-
-/// The rotary embedding of all layers, or that of layers without a window and that of layers with one.
-fn ropes(
-    keys: &Keys<'_>,
-    arch: &Architecture,
-    head_dim: usize,
-    max_position_embeddings: f64,
-) -> Result<Vec<RopeConfig>, Error> {
-    // transformers lets rope_scaling win where a config has both.
-    let path = ["rope_scaling", "rope_parameters"]
-        .into_iter()
-        .find(|key| keys.get(key).is_some());
-    let empty = Value::Object(serde_json::Map::new());
-    let json = path.and_then(|key| keys.get(key)).unwrap_or(&empty);
-    let path = path.unwrap_or("rope_parameters");
-    let read = |json, path, theta_key| {
-        let rope = Keys { json, path };
-        rope_of(
-            keys,
-            &rope,
-            theta_key,
-            arch.rotary.alpha,
-            head_dim,
-            max_position_embeddings,
-        )
-    };
-    let Some(windowed_key) = arch.rotary.windowed else {
-        return Ok(vec![read(json, path, "rope_theta")?]);
-    };
-    let nested = |name: &str| json.get(name).filter(|value| value.is_object());
-    Ok(
-        match (nested("full_attention"), nested("sliding_attention")) {
-            (Some(full), Some(windowed)) => vec![
-                read(full, "rope_parameters.full_attention", "rope_theta")?,
-                read(windowed, "rope_parameters.sliding_attention", windowed_key)?,
-            ],
-            _ => vec![
-                read(json, path, "rope_theta")?,
-                read(&empty, path, windowed_key)?,
-            ],
-        },
-    )
-}
-
-/// The rotary embedding that `rope` describes; what is not there is looked up in the file itself.
-fn rope_of(
-    keys: &Keys<'_>,
-    rope: &Keys<'_>,
-    theta_key: &str,
-    alpha: bool,
-    head_dim: usize,
-    max_position_embeddings: f64,
-) -> Result<RopeConfig, Error> {
-    let Some(entries) = rope.json.as_object() else {
-        return Err(keys.invalid(rope.path, "an object"));
-    };
-    if let Some((key, _)) = entries.iter().find(|(_, value)| value.is_object()) {
-        return Err(rope.unsupported(key, "one rotary embedding for all layers"));
-    }
-    let part = match rope.positive("partial_rotary_factor")? {
-        Some(part) => part,
-        None => keys.positive("partial_rotary_factor")?.unwrap_or(1.0),
-    };
-    let dim = (head_dim as f64 * part) as usize;
-    if dim == 0 || !dim.is_multiple_of(2) || dim > head_dim {
-        let expected = format!("a part that leaves an even number of head_dim, {head_dim}");
-        return Err(keys.invalid("partial_rotary_factor", expected));
-    }
-    let mut theta = match rope.positive("rope_theta")? {
-        Some(theta) => theta,
-        None => keys.positive(theta_key)?.unwrap_or(10_000.0),
-    };
-    let alpha = rope.positive("alpha")?.filter(|_| alpha);
-    let type_key = if rope.get("rope_type").is_some() {
-        "rope_type"
-    } else {
-        "type"
-    };
-    let factor = || {
-        rope.positive("factor")?
-            .ok_or_else(|| rope.missing("factor"))
-    };
-    let original_max_position_embeddings =
-        match keys.positive("original_max_position_embeddings")? {
-            Some(original) => original,
-            None => rope
-                .positive("original_max_position_embeddings")?
-                .unwrap_or(max_position_embeddings),
-        };
-    let scaling = match rope.str(type_key)?.unwrap_or("default") {
-        "default" => RopeScaling::Default,
-        "linear" => RopeScaling::Linear { factor: factor()? },
-        "dynamic" => match alpha {
-            None => RopeScaling::Dynamic { factor: factor()? },
-            Some(alpha) => {
-                theta *= alpha.powf(dim as f64 / (dim as f64 - 2.0));
-                RopeScaling::Default
-            }
-        },
-        "llama3" => RopeScaling::Llama3 {
-            factor: factor()?,
-            low_freq_factor: rope
-                .positive("low_freq_factor")?
-                .ok_or_else(|| rope.missing("low_freq_factor"))?,
-            high_freq_factor: rope
-                .positive("high_freq_factor")?
-                .ok_or_else(|| rope.missing("high_freq_factor"))?,
-            original_max_position_embeddings,
-        },
-        "yarn" => {
-            let factor = rope
-                .positive("factor")?
-                .unwrap_or(max_position_embeddings / original_max_position_embeddings);
-            RopeScaling::Yarn {
-                factor,
-                attention_factor: yarn_attention_factor(rope, factor)?,
-                beta_fast: rope.positive("beta_fast")?.unwrap_or(32.0),
-                beta_slow: rope.positive("beta_slow")?.unwrap_or(1.0),
-                original_max_position_embeddings,
-                truncate: rope.bool("truncate")?.unwrap_or(true),
-            }
-        }
-        "longrope" | "su" => {
-            let factors = |key| {
-                let factors = rope.positives(key)?.filter(|list| list.len() == dim / 2);
-                let expected = format!(
-                    "a list of {} numbers, one for each pair that turns",
-                    dim / 2
-                );
-                factors.ok_or_else(|| rope.invalid(key, expected))
-            };
-            let stretch = match rope.positive("factor")? {
-                Some(factor) => factor,
-                None => max_position_embeddings / original_max_position_embeddings,
-            };
-            let computed = if stretch <= 1.0 {
-                1.0
-            } else {
-                (1.0 + stretch.ln() / original_max_position_embeddings.ln()).sqrt()
-            };
-            RopeScaling::LongRope {
-                short_factor: factors("short_factor")?,
-                long_factor: factors("long_factor")?,
-                attention_factor: rope.positive("attention_factor")?.unwrap_or(computed),
-                original_max_position_embeddings,
-            }
-        }
-        _ => {
-            let supported = "default, linear, dynamic, llama3, yarn, longrope";
-            return Err(rope.unsupported(type_key, supported));
-        }
-    };
-    Ok(RopeConfig {
-        theta,
-        dim,
-        scaling,
-    })
-}
-
-/// The published `0.1 ln(factor) + 1`, unless the config gives the number or the two weights of its quotient.
-fn yarn_attention_factor(rope: &Keys<'_>, factor: f64) -> Result<f64, Error> {
-    let mscale = |weight: f64| {
-        if factor <= 1.0 {
-            1.0
-        } else {
-            0.1 * weight * factor.ln() + 1.0
-        }
-    };
-    if let Some(given) = rope.positive("attention_factor")? {
-        return Ok(given);
-    }
-    Ok(match (rope.f64("mscale")?, rope.f64("mscale_all_dim")?) {
-        (Some(weight), Some(all)) if weight != 0.0 && all != 0.0 => mscale(weight) / mscale(all),
-        _ => mscale(1.0),
-    })
 }
 
 #[cfg(test)]
