@@ -7,7 +7,7 @@ use nibble::model::{LayerPlan, Model};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-use crate::support::{TinyModel, nibble};
+use crate::support::{TinyModel, evaluate, nibble};
 
 const SMALL: &[&str] = &[
     "--group-size",
@@ -35,19 +35,7 @@ fn divergence(model: &TinyModel, name: &str, args: &[&str], output: &str) -> f64
     let run = nibble([SMALL, args, &[model.path_str()]].concat());
     assert_eq!(run.code, 0, "{name} {args:?}: {}", run.stderr);
     let output = model.path(output);
-    let run = nibble([
-        "eval",
-        output.to_str().unwrap(),
-        "--reference",
-        model.path_str(),
-        "--windows",
-        "4",
-        "--seq-len",
-        "24",
-        "--json",
-    ]);
-    assert_eq!(run.code, 0, "{name} {args:?}: {}", run.stderr);
-    let result: Value = serde_json::from_str(&run.stdout).unwrap();
+    let result = evaluate(output.to_str().unwrap(), model.path_str(), "24");
     result["kl_divergence"].as_f64().unwrap()
 }
 

@@ -8,7 +8,7 @@ use nibble::pipeline::Plan;
 use nibble::weights::ModelDir;
 use serde_json::Value;
 
-use crate::support::{TinyModel, json_file, nibble};
+use crate::support::{self, TinyModel, json_file, nibble};
 
 const SMALL: &[&str] = &[
     "--group-size",
@@ -29,19 +29,7 @@ fn quantize(model: &TinyModel, args: &[&str], output: &str) -> Value {
 }
 
 fn evaluate(model: &TinyModel, dir: &str) -> Value {
-    let run = nibble([
-        "eval",
-        dir,
-        "--reference",
-        model.path_str(),
-        "--windows",
-        "4",
-        "--seq-len",
-        "24",
-        "--json",
-    ]);
-    assert_eq!(run.code, 0, "{}", run.stderr);
-    serde_json::from_str(&run.stdout).unwrap()
+    support::evaluate(dir, model.path_str(), "24")
 }
 
 fn kl(result: &Value) -> f64 {

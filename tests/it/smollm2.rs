@@ -1,8 +1,6 @@
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
-
-use crate::support::nibble;
+use crate::support::{evaluate, nibble};
 
 /// The model that `make model` makes; `None`, said loudly, where it was not made.
 fn smollm2() -> Option<PathBuf> {
@@ -36,19 +34,7 @@ fn eight_bits_are_enough() {
     let run = nibble([&sizes[..], &["--gptq", "--output", output, model]].concat());
     assert_eq!(run.code, 0, "{}", run.stderr);
 
-    let run = nibble([
-        "eval",
-        output,
-        "--reference",
-        model,
-        "--windows",
-        "4",
-        "--seq-len",
-        "256",
-        "--json",
-    ]);
-    assert_eq!(run.code, 0, "{}", run.stderr);
-    let result: Value = serde_json::from_str(&run.stdout).unwrap();
+    let result = evaluate(output, model, "256");
     let number = |key: &str| result[key].as_f64().unwrap();
     assert!(number("kl_divergence") < MAX_KL, "{result}");
     assert!(number("top1_agreement") > 0.93, "{result}");

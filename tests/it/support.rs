@@ -30,6 +30,23 @@ pub fn nibble<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Finished {
     }
 }
 
+/// What `nibble eval` finds of the model in `dir` beside `reference`, on four windows of `seq_len` tokens.
+pub fn evaluate(dir: &str, reference: &str, seq_len: &str) -> Value {
+    let run = nibble([
+        "eval",
+        dir,
+        "--reference",
+        reference,
+        "--windows",
+        "4",
+        "--seq-len",
+        seq_len,
+        "--json",
+    ]);
+    assert_eq!(run.code, 0, "{dir}: {}", run.stderr);
+    serde_json::from_str(&run.stdout).unwrap()
+}
+
 pub fn json_file(path: &Path) -> Value {
     serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
 }
