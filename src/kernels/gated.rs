@@ -35,7 +35,7 @@ struct Gate<'a> {
 
 impl InLanes for Gate<'_> {
     #[inline(always)]
-    fn run<L: Lanes>(self) {
+    fn run<L: Lanes, const PANEL: usize>(self) {
         let (gates, gates_rest) = self.gate.as_chunks_mut::<LANES>();
         let (ups, ups_rest) = self.up.as_chunks::<LANES>();
         for (gate, up) in gates.iter_mut().zip(ups) {

@@ -114,9 +114,10 @@ pub(super) trait Lanes: Copy {
     }
 }
 
-/// Work for any kind of lanes. Like [`Lanes`]' methods, [`Self::run`] is meant to be inlined.
+/// Work for any kind of lanes; `PANEL` vectors may wait in registers beside what its loops load. Like [`Lanes`]' methods,
+/// [`Self::run`] is meant to be inlined.
 pub(super) trait InLanes {
-    fn run<L: Lanes>(self);
+    fn run<L: Lanes, const PANEL: usize>(self);
 }
 
 /// Runs `work` with the widest vectors that `set` has.
@@ -129,14 +130,14 @@ pub(super) fn in_lanes(set: InstructionSet, work: impl InLanes) {
     {
         #[target_feature(enable = "avx2,fma")]
         fn avx2(work: impl InLanes) {
-            work.run::<Avx2>();
+            work.run::<Avx2, 4>();
         }
         #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
         fn avx512(work: impl InLanes) {
-            work.run::<Avx512>();
+            work.run::<Avx512, 8>();
         }
         match set {
-            InstructionSet::Portable => work.run::<Portable>(),
+            InstructionSet::Portable => work.run::<Portable, 2>(),
             // SAFETY: the CPU has the set, as was asserted above.
             InstructionSet::Avx2 => unsafe { avx2(work) },
             // SAFETY: likewise.
@@ -144,7 +145,7 @@ pub(super) fn in_lanes(set: InstructionSet, work: impl InLanes) {
         }
     }
     #[cfg(not(target_arch = "x86_64"))]
-    work.run::<Portable>();
+    work.run::<Portable, 2>();
 }
 
 /// The exponent's bits of a float32.

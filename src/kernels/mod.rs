@@ -10,6 +10,8 @@ pub mod gated;
 pub mod gram;
 mod grids;
 mod lanes;
+#[cfg(test)]
+pub(crate) mod noise;
 pub mod norm;
 pub mod ranges;
 pub mod rotary;

@@ -16,8 +16,7 @@ use tch::Tensor;
 pub struct State {
     /// The residual stream, `[B, T, hidden]`.
     pub hidden: Tensor,
-    /// What mixing steps left for later stages, `[B, T, ..]` each. In place, because a list's own small memory, taken after
-    /// large tensors', would keep the allocator from giving theirs back.
+    /// What mixing steps left for later stages, `[B, T, ..]` each, by [`Slot`].
     slots: [Option<Tensor>; Slot::ALL.len()],
 }
 

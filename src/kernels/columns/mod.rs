@@ -8,13 +8,6 @@
 //! The rows of the weight do not depend on each other: sixteen of them share a vector register, one a lane, and the same
 //! numbers come out however many threads there are. So the weights come transposed, the rows of a column side by side. A
 //! few columns' errors wait in registers until all later columns of the block receive them at once.
-#![cfg_attr(
-    target_arch = "x86_64",
-    expect(
-        unsafe_code,
-        reason = "calls of functions that are compiled for an instruction set"
-    )
-)]
 #![expect(
     clippy::inline_always,
     reason = "a body is compiled for the instruction set of the function that it is inlined into"
@@ -29,9 +22,7 @@ use rayon::prelude::*;
 
 use super::InstructionSet;
 use super::grids::{Fit, Grids, StoredGrids};
-#[cfg(target_arch = "x86_64")]
-use super::lanes::{Avx2, Avx512};
-use super::lanes::{LANES, Lanes, Portable, Row};
+use super::lanes::{InLanes, LANES, Lanes, Row, in_lanes};
 
 /// What [`Block::originals`] has its number of rows padded to a multiple of.
 pub const ROWS: usize = LANES;
@@ -132,7 +123,7 @@ impl Rounded {
                     .map(|column| lanes(&weights[column * padded..][..padded], index))
                     .collect();
                 let importance: Vec<f32> = columns.iter().map(|&c| importance[c]).collect();
-                run(
+                in_lanes(
                     set,
                     FitOne {
                         weights: &rows,
@@ -181,7 +172,7 @@ impl Rounded {
                     losses,
                     changes,
                 };
-                run(set, task);
+                in_lanes(set, task);
             });
         let mut transposed = vec![0.0; len * padded];
         let lines = transposed.par_chunks_exact_mut(padded).with_min_len(8);
@@ -200,38 +191,6 @@ fn lanes(line: &[f32], index: usize) -> Row {
     Row(line.as_chunks::<LANES>().0[index])
 }
 
-/// Work for any kind of lanes; `PANEL` columns' errors fit in registers.
-trait Task {
-    fn run<L: Lanes, const PANEL: usize>(self);
-}
-
-/// Runs `task` with the vectors of `set`, which the CPU must have.
-fn run(set: InstructionSet, task: impl Task) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        #[target_feature(enable = "avx2,fma")]
-        fn avx2(task: impl Task) {
-            task.run::<Avx2, 4>();
-        }
-        #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
-        fn avx512(task: impl Task) {
-            task.run::<Avx512, 8>();
-        }
-        match set {
-            InstructionSet::Portable => task.run::<Portable, 2>(),
-            // SAFETY: `Rounded`'s methods have asserted that the CPU has the set.
-            InstructionSet::Avx2 => unsafe { avx2(task) },
-            // SAFETY: likewise.
-            InstructionSet::Avx512 | InstructionSet::Avx512Bf16 => unsafe { avx512(task) },
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        assert_eq!(set, InstructionSet::Portable);
-        task.run::<Portable, 2>();
-    }
-}
-
 /// Fits one group's grids.
 struct FitOne<'a> {
     weights: &'a [Row],
@@ -240,7 +199,7 @@ struct FitOne<'a> {
     grids: &'a mut StoredGrids,
 }
 
-impl Task for FitOne<'_> {
+impl InLanes for FitOne<'_> {
     #[inline(always)]
     fn run<L: Lanes, const PANEL: usize>(self) {
         Grids::<L>::fitted(self.weights, self.importance, self.fit).store(self.grids);
@@ -268,7 +227,7 @@ struct RoundRows<'a> {
     changes: &'a mut [Row],
 }
 
-impl Task for RoundRows<'_> {
+impl InLanes for RoundRows<'_> {
     #[inline(always)]
     fn run<L: Lanes, const PANEL: usize>(self) {
         let Block {

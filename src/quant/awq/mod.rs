@@ -108,30 +108,17 @@ mod tests {
     use tch::Device;
 
     use super::*;
+    use crate::kernels::noise::noise;
     use crate::quant::{GroupSize, InputSums, output_error, rtn};
     use crate::tensor::{from_bytes, from_f32, to_f32};
 
-    /// `rows * columns` numbers of about a normal distribution, the same for the same seed on every machine.
-    fn noise(seed: u64, rows: usize, columns: usize) -> Vec<f32> {
-        let mut state = seed;
-        let mut uniform = || {
-            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut bits = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            ((bits ^ (bits >> 31)) >> 40) as f32 / (1 << 24) as f32 - 0.5
-        };
-        (0..rows * columns)
-            .map(|_| 2.0 * (uniform() + uniform() + uniform()))
-            .collect()
-    }
-
     fn matrix(seed: u64, rows: usize, columns: usize) -> Tensor {
-        from_f32(&noise(seed, rows, columns), &[rows, columns]).unwrap()
+        from_f32(&noise(seed, rows * columns), &[rows, columns]).unwrap()
     }
 
     /// An input whose channels have sizes spread over two orders of magnitude, or all the same size.
     fn input(seed: u64, columns: usize, spread: bool) -> Tensor {
-        let sizes = noise(seed + 1, 1, columns);
+        let sizes = noise(seed + 1, columns);
         let sizes: Vec<f32> = sizes
             .iter()
             .map(|z| if spread { (2.0 * z).exp() } else { 1.0 })

@@ -16,6 +16,7 @@ const DAMP_STEP: f64 = 4.0;
 const DAMP_FLOOR: f64 = 1e-3;
 /// ... and no more than this, as much as the mean of the diagonal: no sum of squares needs more.
 const DAMP_CEILING: f64 = 1.0;
+
 /// What all linears with one input share: made once a stage, used by [`super::solve`] for each linear.
 #[derive(Debug)]
 pub struct Factor {
