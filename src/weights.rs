@@ -96,6 +96,10 @@ impl Weights for ModelDir {
         Ok(self.checkpoint.rows(name, shape, ids)?)
     }
 
+    fn part(&self, name: &str, shape: &[usize], index: usize, parts: usize) -> Result<Tensor> {
+        Ok(self.checkpoint.part(name, shape, index, parts)?)
+    }
+
     fn contains(&self, name: &str) -> bool {
         self.checkpoint.contains(name)
     }

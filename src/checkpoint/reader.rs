@@ -167,6 +167,36 @@ impl Checkpoint {
             .map_err(|source| failed(info, name, source))
     }
 
+    /// Part `index` of `parts` equal ones that the float tensor `name` of `shape` is cut into along its first dimension, as
+    /// a flat CPU tensor of its own dtype; only its pages of the map are read, and released.
+    ///
+    /// # Errors
+    /// Those of [`Self::tensor`].
+    ///
+    /// # Panics
+    /// Where the tensor has no such part.
+    pub fn part(
+        &self,
+        name: &str,
+        shape: &[usize],
+        index: usize,
+        parts: usize,
+    ) -> Result<Tensor, Error> {
+        let info = self.require_float(name, shape)?;
+        assert!(
+            index < parts && shape[0].is_multiple_of(parts),
+            "{name}: part {index} of {parts} of {shape:?}"
+        );
+        let (len, bytes) = (
+            shape.iter().product::<usize>() / parts,
+            info.byte_len() / parts,
+        );
+        let range = index * bytes..(index + 1) * bytes;
+        let part = tensor::from_bytes(&self.bytes_of(info)[range.clone()], info.dtype, &[len]);
+        self.release_range(info, &range);
+        part.map_err(|source| failed(info, name, source))
+    }
+
     /// Asks for a tensor's bytes to be read from the disk meanwhile; an unknown name does nothing.
     pub fn prefetch(&self, name: &str) {
         if let Some(info) = self.info(name) {

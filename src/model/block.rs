@@ -9,7 +9,7 @@ use super::{
 };
 use crate::kernels::{self, gated::silu_mul};
 use crate::tensor::{bf16_slice, bf16_slice_mut, on_cpu_in_bf16};
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 /// What flows from stage to stage.
 #[derive(Debug)]
@@ -73,6 +73,8 @@ impl State {
 #[derive(Debug)]
 pub struct Block {
     norms: Vec<(NormSite, Norm)>,
+    /// The linears that stay in float, by their names; float32.
+    dense: Vec<(String, Linear)>,
     head_dim: i64,
     qk_norm: QkNorm,
     /// Which of the model's rotary embeddings.
@@ -83,7 +85,7 @@ pub struct Block {
 }
 
 impl Block {
-    /// Loads the norms of a layer.
+    /// Loads the norms of a layer and the linears that stay in float.
     pub fn load(
         model: &Model,
         weights: &dyn Weights,
@@ -96,8 +98,13 @@ impl Block {
             let loaded = Norm::load(weights, compute, norm.kind, eps, &norm.name, norm.len)?;
             Ok((norm.site, loaded))
         });
+        let dense = plan.dense().map(|linear| {
+            let loaded = Linear::load_wide(linear, weights, compute)?;
+            Ok((linear.name.clone(), loaded))
+        });
         Ok(Self {
             norms: norms.collect::<Result<_, Error>>()?,
+            dense: dense.collect::<Result<_, Error>>()?,
             head_dim: config.head_dim as i64,
             qk_norm: model.arch.attention.qk_norm,
             rope: plan.config.rope,
@@ -128,6 +135,57 @@ impl Block {
             .1
     }
 
+    /// A linear that stays in float.
+    ///
+    /// # Panics
+    /// Where the layer has none of this name: its plan is wrong.
+    pub fn dense(&self, name: &str) -> &Linear {
+        let found = self.dense.iter().find(|dense| dense.0 == name);
+        &found
+            .unwrap_or_else(|| panic!("the layer has no dense {name}"))
+            .1
+    }
+
+    /// [`Self::dense`], to change.
+    pub fn dense_mut(&mut self, name: &str) -> &mut Linear {
+        let found = self.dense.iter_mut().find(|dense| dense.0 == name);
+        &mut found
+            .unwrap_or_else(|| panic!("the layer has no dense {name}"))
+            .1
+    }
+
+    /// Runs `stage` with `linears` in the place of its own: its input, their outputs, its mixing steps.
+    pub fn run(
+        &self,
+        stage: &Stage,
+        linears: &[Linear],
+        state: State,
+        ropes: &Ropes,
+        cache: Option<&mut KvCache>,
+    ) -> Result<State, Error> {
+        let outputs = self.outputs(stage, linears, &self.stage_input(stage, &state)?)?;
+        self.mix(stage, outputs, state, ropes, cache)
+    }
+
+    /// What `linears`, in the place of the stage's, and its dense ones make of `x`: what [`Self::mix`] takes.
+    pub fn outputs(
+        &self,
+        stage: &Stage,
+        linears: &[Linear],
+        x: &Tensor,
+    ) -> Result<Vec<Tensor>, Error> {
+        let mut outputs: Vec<Tensor> = (linears.iter())
+            .map(|linear| linear.forward(x))
+            .collect::<Result<_, _>>()?;
+        if !stage.dense.is_empty() {
+            let x = x.f_to_kind(Kind::Float)?;
+            for linear in &stage.dense {
+                outputs.push(self.dense(&linear.name).forward(&x)?);
+            }
+        }
+        Ok(outputs)
+    }
+
     /// What the linears of `stage` read: `[B, T, in]`.
     pub fn stage_input(&self, stage: &Stage, state: &State) -> Result<Tensor, Error> {
         match stage.input {
@@ -137,7 +195,7 @@ impl Block {
         }
     }
 
-    /// Turns the outputs of the stage's linears, in their order, into the next state. `outputs` may be overwritten.
+    /// Turns the outputs of the stage's linears, in their order and the dense ones last, into the next state. `outputs` may be overwritten.
     ///
     /// Without a cache the first token of each row stands at position 0, with one where the cache ends.
     pub fn mix(
@@ -227,12 +285,12 @@ impl Parts {
     fn cut(stage: &Stage, outputs: Vec<Tensor>) -> Result<Self, Error> {
         assert_eq!(
             outputs.len(),
-            stage.linears.len(),
+            stage.linears.len() + stage.dense.len(),
             "stage {}: one output for each linear",
             stage.name
         );
         let mut parts = Vec::new();
-        for (linear, output) in stage.linears.iter().zip(outputs) {
+        for (linear, output) in stage.linears.iter().chain(&stage.dense).zip(outputs) {
             if let [(role, _)] = linear.parts[..] {
                 parts.push((role, output));
                 continue;
@@ -322,13 +380,9 @@ impl Layer {
         mut cache: Option<&mut KvCache>,
     ) -> Result<State, Error> {
         for (stage, linears) in &self.stages {
-            let input = self.block.stage_input(stage, &state)?;
-            let outputs = linears.iter().map(|linear| linear.forward(&input));
-            let outputs = outputs.collect::<Result<_, _>>()?;
-            drop(input);
             state = self
                 .block
-                .mix(stage, outputs, state, ropes, cache.as_deref_mut())?;
+                .run(stage, linears, state, ropes, cache.as_deref_mut())?;
         }
         Ok(state)
     }

@@ -1,7 +1,7 @@
 //! One linear layer in float.
 
 use super::{Compute, Error, LinearPlan, Weights};
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 /// `y = x Wᵀ + b`.
 #[derive(Debug)]
@@ -19,17 +19,31 @@ impl Linear {
         weights: &dyn Weights,
         compute: Compute,
     ) -> Result<Self, Error> {
-        let weight = weights.tensor(&linear.weight_name(), &linear.shape())?;
-        let bias = if linear.has_bias {
-            let bias = weights.tensor(&linear.bias_name(), &[linear.out_features])?;
-            Some(compute.place(&bias)?)
-        } else {
-            None
-        };
+        let bias = linear.bias(weights)?;
         Ok(Self {
-            weight: compute.place(&weight)?,
-            bias,
+            weight: compute.place(&linear.weight(weights)?)?,
+            bias: bias.map(|bias| compute.place(&bias)).transpose()?,
         })
+    }
+
+    /// The linear in float32: one that stays in float is small, and what it computes decides much.
+    pub fn load_wide(
+        linear: &LinearPlan,
+        weights: &dyn Weights,
+        compute: Compute,
+    ) -> Result<Self, Error> {
+        let wide = Compute {
+            kind: Kind::Float,
+            ..compute
+        };
+        Self::load(linear, weights, wide)
+    }
+
+    /// Multiplies the weight's columns by `scale` `[in]`.
+    pub fn scale_columns(&mut self, scale: &[f32]) -> Result<(), Error> {
+        let scale = Tensor::f_from_slice(scale)?.f_to_device(self.weight.device())?;
+        let _ = self.weight.f_mul_(&scale.f_to_kind(self.weight.kind())?)?;
+        Ok(())
     }
 
     /// `x` is `[.., in]`, the result `[.., out]`.

@@ -17,6 +17,7 @@ mod linear;
 mod norm;
 mod plan;
 mod rope;
+mod stored;
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests;
@@ -30,7 +31,9 @@ pub use linear::Linear;
 pub use norm::Norm;
 pub use plan::{Fold, LayerPlan, LinearPlan, Mix, NormPlan, Rows, Slot, Stage, StageInput};
 pub use rope::Ropes;
+pub use stored::{Stacked, Stored};
 
+use std::collections::HashSet;
 use tch::{Device, Kind, Tensor};
 
 /// Where weights come from: a plain checkpoint, or a quantized directory that is dequantized on the way.
@@ -39,8 +42,20 @@ pub trait Weights: Sync {
     fn tensor(&self, name: &str, shape: &[usize]) -> anyhow::Result<Tensor>;
     /// Rows `ids` of the matrix `name` of `shape`, on the CPU: `[ids.len(), shape[1]]`.
     fn rows(&self, name: &str, shape: &[usize], ids: &[u32]) -> anyhow::Result<Tensor>;
+    /// Part `index` of `parts` equal ones that the tensor `name` of `shape` is cut into along its first dimension, flat.
+    fn part(
+        &self,
+        name: &str,
+        shape: &[usize],
+        index: usize,
+        parts: usize,
+    ) -> anyhow::Result<Tensor>;
     /// Whether there is a tensor of this name.
     fn contains(&self, name: &str) -> bool;
+    /// Whether the linear called `module` is quantized: then its own weight, as it is computed, is what there is.
+    fn is_packed(&self, module: &str) -> bool {
+        self.contains(&format!("{module}.qweight"))
+    }
 }
 
 /// The device and the dtype that the forward pass runs in.
@@ -143,13 +158,16 @@ impl Model {
         self.arch.architecture.to_owned()
     }
 
-    /// Every tensor that the model needs, with its shape, in the order of its layers. A tied head has none of its own.
+    /// Every tensor that the model is read from, with its shape, once, in the order of its layers. A tied head has none of
+    /// its own.
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let outer = self.outer_tensors();
         let (embedding, after) = outer.split_at(1);
         let mut tensors = embedding.to_vec();
         tensors.extend(self.layers.iter().flat_map(LayerPlan::tensors));
         tensors.extend_from_slice(after);
+        let mut seen = HashSet::new();
+        tensors.retain(|(name, _)| seen.insert(name.clone()));
         tensors
     }
 

@@ -5,6 +5,7 @@ use super::arch::{
     Architecture, Attention, LinearSpec, Mlp, NormKind, NormSite, QkNorm, Role, Split,
 };
 use super::config::{Activation, LayerConfig};
+use super::stored::Stored;
 
 /// One decoder layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,7 +21,11 @@ pub struct LayerPlan {
 pub struct Stage {
     pub name: &'static str,
     pub input: StageInput,
+    /// Width of what its linears read.
+    pub in_features: usize,
     pub linears: Vec<LinearPlan>,
+    /// Linears that read the same input and stay in float: routers, gates of a few rows.
+    pub dense: Vec<LinearPlan>,
     pub mixes: Vec<Mix>,
     pub fold: Fold,
     /// Whether it makes nothing but the MLP's wide activations, and the next stage alone reads them: they may be made again
@@ -29,11 +34,6 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Width of what its linears read.
-    pub fn in_features(&self) -> usize {
-        self.linears[0].in_features
-    }
-
     /// Rows of all its linears.
     pub fn out_features(&self) -> usize {
         self.linears.iter().map(|linear| linear.out_features).sum()
@@ -118,6 +118,7 @@ pub struct LinearPlan {
     pub has_bias: bool,
     /// The rows of each part.
     pub parts: Vec<(Role, Rows)>,
+    pub stored: Stored,
 }
 
 impl LinearPlan {
@@ -210,19 +211,22 @@ impl LayerPlan {
         }
     }
 
-    /// All linears, stage by stage.
+    /// All linears that are quantized, stage by stage.
     pub fn linears(&self) -> impl Iterator<Item = &LinearPlan> {
         self.stages.iter().flat_map(|stage| &stage.linears)
     }
 
-    /// Every tensor of the layer with its shape: norms, biases, weights.
+    /// All linears that stay in float, stage by stage.
+    pub fn dense(&self) -> impl Iterator<Item = &LinearPlan> {
+        self.stages.iter().flat_map(|stage| &stage.dense)
+    }
+
+    /// Every tensor that the layer is read from, with its shape: norms, biases, weights.
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let norms = self.norms.iter().flat_map(NormPlan::tensors);
-        let biased = self.linears().filter(|linear| linear.has_bias);
-        let biases = biased.map(|linear| (linear.bias_name(), vec![linear.out_features]));
-        let weights = self
-            .linears()
-            .map(|linear| (linear.weight_name(), linear.shape().to_vec()));
+        let linears = || self.linears().chain(self.dense());
+        let biases = linears().filter_map(LinearPlan::bias_source);
+        let weights = linears().map(LinearPlan::weight_source);
         norms.chain(biases).chain(weights).collect()
     }
 }
@@ -296,6 +300,7 @@ impl Resolver<'_> {
             in_features,
             has_bias,
             parts: parts.collect(),
+            stored: Stored::Own,
         }
     }
 
@@ -342,7 +347,9 @@ impl Resolver<'_> {
             Stage {
                 name: "attention inputs",
                 input,
+                in_features: config.hidden_size,
                 linears,
+                dense: Vec::new(),
                 mixes: vec![Mix::Attention],
                 fold,
                 remakable: false,
@@ -350,11 +357,13 @@ impl Resolver<'_> {
             Stage {
                 name: "attention output",
                 input: StageInput::Slot(Slot::Attended),
+                in_features: width,
                 linears: vec![self.linear(
                     &attention.output,
                     config.biases.attention_output,
                     width,
                 )],
+                dense: Vec::new(),
                 mixes: vec![self.residual(NormSite::AfterAttention)],
                 fold: output_fold,
                 remakable: false,
@@ -387,7 +396,9 @@ impl Resolver<'_> {
             Stage {
                 name: "MLP inputs",
                 input,
+                in_features: config.hidden_size,
                 linears,
+                dense: Vec::new(),
                 mixes: vec![mix],
                 fold,
                 remakable: !config.parallel,
@@ -395,11 +406,13 @@ impl Resolver<'_> {
             Stage {
                 name: "MLP output",
                 input: StageInput::Slot(Slot::Activated),
+                in_features: config.intermediate_size,
                 linears: vec![self.linear(
                     &mlp.output,
                     config.biases.mlp,
                     config.intermediate_size,
                 )],
+                dense: Vec::new(),
                 mixes: vec![self.residual(NormSite::AfterMlp)],
                 fold: output_fold,
                 remakable: false,

@@ -218,6 +218,17 @@ impl Weights for File {
             .index_select(0, &Tensor::from_slice(&ids)))
     }
 
+    fn part(
+        &self,
+        name: &str,
+        shape: &[usize],
+        index: usize,
+        parts: usize,
+    ) -> anyhow::Result<Tensor> {
+        let whole = self.tensor(name, shape)?.view([parts as i64, -1]);
+        Ok(whole.get(index as i64))
+    }
+
     fn contains(&self, name: &str) -> bool {
         SafeTensors::deserialize(&self.0)
             .unwrap()

@@ -57,7 +57,7 @@ impl Activations {
     /// # Errors
     /// [`crate::quant::Error::NotFinite`] where the forward pass overflowed; libtorch's errors.
     pub fn observe(&self, block: &Block, stage: &Stage) -> Result<InputStats> {
-        let mut sums = InputSums::new(stage.in_features(), self.compute.device)?;
+        let mut sums = InputSums::new(stage.in_features, self.compute.device)?;
         for batch in &self.batches {
             for (_, slice) in self.slices(batch.state())? {
                 let slice = self.arrive(block, &slice)?;
@@ -157,13 +157,7 @@ impl Activations {
         linears: &[Linear],
         state: State,
     ) -> Result<State> {
-        let x = block.stage_input(stage, &state)?;
-        let outputs = linears
-            .iter()
-            .map(|linear| linear.forward(&x))
-            .collect::<Result<Vec<_>, _>>()?;
-        drop(x);
-        Ok(block.mix(stage, outputs, state, &self.ropes, None)?)
+        Ok(block.run(stage, linears, state, &self.ropes, None)?)
     }
 }
 

@@ -56,7 +56,7 @@ impl Work {
     }
 
     fn add_stage(&mut self, stage: &Stage, settings: &Settings, tokens: f64) {
-        let inp = stage.in_features() as f64;
+        let inp = stage.in_features as f64;
         let rows = stage.out_features();
         let weights = rows as f64 * inp;
         self.forward += 2.0 * weights * tokens;
@@ -65,7 +65,7 @@ impl Work {
             Solver::Rtn => 0.0,
             // A Cholesky factor, a third of a cube; in the loop half of the columns change for each one.
             Solver::Gptq(_) => 1.0 / 3.0 * inp.powi(3) + weights * inp,
-            Solver::Awq => awq::operations(rows, stage.in_features(), settings.scheme),
+            Solver::Awq => awq::operations(rows, stage.in_features, settings.scheme),
         };
     }
 

@@ -5,9 +5,7 @@ use half::f16;
 use tch::{Kind, Tensor};
 
 use super::solve::FloatLinear;
-use crate::model::{
-    Block, Compute, Fold, Linear, Model, Norm, Ropes, Stage, StageInput, State, Weights,
-};
+use crate::model::{Block, Compute, Fold, Linear, Model, Ropes, Stage, StageInput, State, Weights};
 
 /// Largest relative change of a layer's float32 output that counts as rounding.
 const TOLERANCE: f64 = 1e-4;
@@ -100,20 +98,23 @@ impl<'a> FoldProof<'a> {
 
     /// Takes the folded stream through `stage`, given its linears after their columns were scaled.
     ///
-    /// `divisors` are what the fold's norm weight or source rows were divided by.
+    /// `real` is the block that was folded into, `divisors` what the fold's source rows were divided by.
     pub fn advance_folded(
         &mut self,
         stage: &'a Stage,
         scaled: &[FloatLinear],
         biases: &[Option<Tensor>],
-        folded_norm: Option<&Norm>,
+        real: &Block,
         divisors: &[f32],
     ) -> Result<()> {
         let (block, state) = &mut self.folded;
         match &stage.fold {
             Fold::Norm(site) => {
-                if let Some(norm) = folded_norm {
-                    block.norm_mut(*site).set(norm, self.compute)?;
+                block.norm_mut(*site).set(real.norm(*site), self.compute)?;
+                for linear in &stage.dense {
+                    let weight = &real.dense(&linear.name).weight;
+                    block.dense_mut(&linear.name).weight =
+                        weight.f_to_device(self.compute.device)?;
                 }
             }
             Fold::Rows { linear, .. } => {
@@ -171,19 +172,15 @@ fn run(
     biases: &[Option<Tensor>],
     compute: Compute,
 ) -> Result<Vec<Tensor>> {
-    let x = block.stage_input(stage, state)?;
-    linears
-        .iter()
-        .zip(biases)
-        .map(|(linear, bias)| {
-            let bias = bias
-                .as_ref()
-                .map(|bias| bias.f_to_kind(compute.kind))
-                .transpose()?;
-            let weight = linear.weight.f_to_kind(compute.kind)?;
-            Linear { weight, bias }.forward(&x).map_err(Into::into)
+    let linears = linears.iter().zip(biases).map(|(linear, bias)| {
+        let bias = bias.as_ref().map(|bias| bias.f_to_kind(compute.kind));
+        Ok(Linear {
+            weight: linear.weight.f_to_kind(compute.kind)?,
+            bias: bias.transpose()?,
         })
-        .collect()
+    });
+    let linears = linears.collect::<Result<Vec<_>>>()?;
+    Ok(block.outputs(stage, &linears, &block.stage_input(stage, state)?)?)
 }
 
 #[cfg(test)]

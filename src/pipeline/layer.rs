@@ -11,7 +11,7 @@ use super::solve::{self, CLIP, FloatLinear, ScaleFound, Solved};
 use super::{Run, Times};
 use crate::cli::settings::Solver;
 use crate::fault::InputError;
-use crate::model::{Block, Fold, LayerPlan, Linear, LinearPlan, Stage, StageInput, Weights};
+use crate::model::{Block, Fold, LayerPlan, Linear, LinearPlan, Stage, StageInput, Stored};
 use crate::quant::{InputStats, QuantizedLinear, awq};
 use crate::report::LinearReport;
 
@@ -36,9 +36,10 @@ impl<'a> LayerRun<'a> {
         let (model, source) = (&run.source.model, run.source);
         let plan = &model.layers[layer];
         let mut biases = Vec::new();
-        for linear in plan.linears().filter(|linear| linear.has_bias) {
-            let bias = source.tensor(&linear.bias_name(), &[linear.out_features])?;
-            biases.push((linear.name.clone(), crate::tensor::to_f32(&bias)?));
+        for linear in plan.linears() {
+            if let Some(bias) = linear.bias(source)? {
+                biases.push((linear.name.clone(), crate::tensor::to_f32(&bias)?));
+            }
         }
         Ok(Self {
             run,
@@ -140,12 +141,9 @@ impl<'a> LayerRun<'a> {
             .linears
             .iter()
             .map(|linear| {
-                let tensor = linear.weight_name();
-                let weight = self
-                    .run
-                    .source
-                    .tensor(&tensor, &linear.shape())?
-                    .f_to_kind(tch::Kind::Float)?;
+                let (tensor, _) = linear.weight_source();
+                let weight = linear.weight(self.run.source)?;
+                let weight = weight.f_to_kind(tch::Kind::Float)?;
                 let bad = weight
                     .f_isfinite()?
                     .f_logical_not()?
@@ -231,11 +229,7 @@ impl<'a> LayerRun<'a> {
         }
         let search_seconds = start.elapsed().as_secs_f64();
         if let Some(proof) = proof {
-            let norm = match stage.fold {
-                Fold::Norm(site) => Some(self.block.norm(site)),
-                _ => None,
-            };
-            proof.advance_folded(stage, &linears, &biases, norm, &divisors)?;
+            proof.advance_folded(stage, &linears, &biases, &self.block, &divisors)?;
         }
         solve::awq(&linears, &stats, &found, search_seconds, scheme)
     }
@@ -259,6 +253,9 @@ impl<'a> LayerRun<'a> {
                 let (stored, applied) = divide_norm(&weight, model.arch.norm.offset(), scale);
                 *scale = applied;
                 norm.divide(&stored, scale)?;
+                for linear in &stage.dense {
+                    self.block.dense_mut(&linear.name).scale_columns(scale)?;
+                }
                 Ok(Vec::new())
             }
             Fold::Rows { linear, rows, root } => {
@@ -315,7 +312,9 @@ impl<'a> LayerRun<'a> {
         let source = self.run.source;
         let next = (self.plan.stages.get(index + 1))
             .or_else(|| source.model.layers.get(self.layer + 1)?.stages.first());
-        for linear in next.iter().flat_map(|stage| &stage.linears) {
+        let linears = next.iter().flat_map(|stage| &stage.linears);
+        // Of a tensor that stands for many linears only a part is wanted.
+        for linear in linears.filter(|linear| !matches!(linear.stored, Stored::Stacked(_))) {
             source.checkpoint.prefetch(&linear.weight_name());
         }
     }
@@ -337,6 +336,15 @@ impl<'a> LayerRun<'a> {
                 for ((name, _), tensor) in plan.tensors().zip(stored.into_iter().flatten()) {
                     let values = crate::tensor::to_f32(tensor)?;
                     self.run.outbox.float16(name, values)?;
+                }
+            }
+            for plan in self.plan.dense() {
+                let linear = self.block.dense(&plan.name);
+                let weight = crate::tensor::to_f32(&linear.weight)?;
+                self.run.outbox.float16(plan.weight_name(), weight)?;
+                if let Some(bias) = &linear.bias {
+                    let bias = crate::tensor::to_f32(bias)?;
+                    self.run.outbox.float16(plan.bias_name(), bias)?;
                 }
             }
             for (linear, bias) in self.biases.drain(..) {

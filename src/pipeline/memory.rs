@@ -152,7 +152,7 @@ fn slot_width(model: &Model, recompute: bool) -> usize {
 /// Bytes of a stage's weights (two float32 copies while they are solved, codes, as they run, and waiting to be written) and
 /// Gram matrix.
 fn stage_bytes(stage: &Stage, element: usize) -> usize {
-    let inp = stage.in_features();
+    let inp = stage.in_features;
     stage.out_features() * inp * (4 + 4 + 1 + 1 + element) + inp * inp * 4 * GRAM_COPIES
 }
 
@@ -160,7 +160,7 @@ fn stage_bytes(stage: &Stage, element: usize) -> usize {
 /// bfloat16 on the CPU), its outputs and what the mixing step makes of them.
 fn token_bytes(stage: &Stage, element: usize) -> usize {
     let input = match stage.input {
-        StageInput::Norm(_) => stage.in_features() * (4 + 4 + element),
+        StageInput::Norm(_) => stage.in_features * (4 + 4 + element),
         StageInput::Hidden | StageInput::Slot(_) => 0,
     };
     input + 2 * stage.out_features() * element

@@ -67,30 +67,33 @@ impl Plan {
         let mut used = HashSet::new();
         let mut parameters = 0;
         let mut quantized_parameters = 0;
-        let linears: HashSet<&str> = linears.iter().map(|linear| linear.name.as_str()).collect();
+        let float16 = |name, shape| TensorSpec {
+            name,
+            dtype: Dtype::F16,
+            shape,
+        };
+        let mut sources = HashSet::new();
+        for linear in &linears {
+            let [out, inp] = linear.shape();
+            quantized_parameters += (out * inp) as u64;
+            for spec in format.tensor_specs(out, inp, settings.scheme) {
+                specs.push(TensorSpec {
+                    name: format!("{}.{}", linear.name, spec.suffix),
+                    dtype: spec.dtype,
+                    shape: spec.shape,
+                });
+            }
+            sources.insert(linear.weight_source().0);
+            if let Some((name, _)) = linear.bias_source() {
+                sources.insert(name);
+                specs.push(float16(linear.bias_name(), vec![out]));
+            }
+        }
         for (name, shape) in model.tensors() {
             source.check(&name, &shape)?;
-            let numel = shape.iter().product::<usize>() as u64;
-            parameters += numel;
-            match name
-                .strip_suffix(".weight")
-                .filter(|module| linears.contains(module))
-            {
-                Some(module) => {
-                    quantized_parameters += numel;
-                    for spec in format.tensor_specs(shape[0], shape[1], settings.scheme) {
-                        specs.push(TensorSpec {
-                            name: format!("{module}.{}", spec.suffix),
-                            dtype: spec.dtype,
-                            shape: spec.shape,
-                        });
-                    }
-                }
-                None => specs.push(TensorSpec {
-                    name: name.clone(),
-                    dtype: Dtype::F16,
-                    shape,
-                }),
+            parameters += shape.iter().product::<usize>() as u64;
+            if !sources.contains(&name) {
+                specs.push(float16(name.clone(), shape));
             }
             used.insert(name);
         }

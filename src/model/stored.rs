@@ -1,0 +1,106 @@
+//! Where a checkpoint has the weight and the bias of a linear.
+
+use super::{Error, LinearPlan, Weights};
+use tch::Tensor;
+
+/// How a linear's tensors are stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stored {
+    /// Its weight is a tensor of its own, `[out, in]`.
+    Own,
+    /// Its weight is a tensor of its own, `[in, out]`.
+    Transposed,
+    /// It is a part of what stands for several linears.
+    Stacked(Stacked),
+}
+
+/// One of the equal parts of tensors that hold the linears of all experts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stacked {
+    pub weight: String,
+    /// Of the whole tensor.
+    pub weight_shape: Vec<usize>,
+    /// `[parts, rows]`
+    pub bias: Option<String>,
+    /// Parts that lie one after the other, and which of them is this one's.
+    pub parts: usize,
+    pub index: usize,
+    /// Whether a part is `[in, rows]`, not `[rows, in]`.
+    pub transposed: bool,
+    /// Rows of a part, this linear's and others'.
+    pub rows: usize,
+    /// The first row that is this linear's, and how far the next one is.
+    pub first: usize,
+    pub step: usize,
+}
+
+impl LinearPlan {
+    /// The tensor that its weight is read from, with its shape.
+    pub fn weight_source(&self) -> (String, Vec<usize>) {
+        let [out, inp] = self.shape();
+        match &self.stored {
+            Stored::Own => (self.weight_name(), vec![out, inp]),
+            Stored::Transposed => (self.weight_name(), vec![inp, out]),
+            Stored::Stacked(stacked) => (stacked.weight.clone(), stacked.weight_shape.clone()),
+        }
+    }
+
+    /// The tensor that its bias is read from, with its shape; where it has one.
+    pub fn bias_source(&self) -> Option<(String, Vec<usize>)> {
+        self.has_bias.then(|| match &self.stored {
+            Stored::Stacked(Stacked {
+                bias: Some(bias),
+                parts,
+                rows,
+                ..
+            }) => (bias.clone(), vec![*parts, *rows]),
+            _ => (self.bias_name(), vec![self.out_features]),
+        })
+    }
+
+    /// Its weight, `[out, in]` on the CPU in any float kind.
+    pub fn weight(&self, weights: &dyn Weights) -> Result<Tensor, Error> {
+        let [out, inp] = self.shape();
+        if weights.is_packed(&self.name) {
+            return Ok(weights.tensor(&self.weight_name(), &[out, inp])?);
+        }
+        let (name, shape) = self.weight_source();
+        Ok(match &self.stored {
+            Stored::Own => weights.tensor(&name, &shape)?,
+            Stored::Transposed => weights.tensor(&name, &shape)?.f_tr()?.f_contiguous()?,
+            Stored::Stacked(stacked) => {
+                let part = weights.part(&name, &shape, stacked.index, stacked.parts)?;
+                let rows = if stacked.transposed {
+                    part.f_view([inp as i64, -1])?.f_tr()?
+                } else {
+                    part.f_view([-1, inp as i64])?
+                };
+                stacked.own(&rows, out)?
+            }
+        })
+    }
+
+    /// Its bias, `[out]` on the CPU in any float kind; where it has one.
+    pub fn bias(&self, weights: &dyn Weights) -> Result<Option<Tensor>, Error> {
+        let Some((name, shape)) = self.bias_source() else {
+            return Ok(None);
+        };
+        Ok(Some(match &self.stored {
+            Stored::Stacked(stacked) if !weights.is_packed(&self.name) => {
+                let part = weights.part(&name, &shape, stacked.index, stacked.parts)?;
+                stacked.own(&part, self.out_features)?
+            }
+            _ => weights.tensor(&self.bias_name(), &[self.out_features])?,
+        }))
+    }
+}
+
+impl Stacked {
+    /// This linear's of a part's rows.
+    fn own(&self, rows: &Tensor, out: usize) -> Result<Tensor, tch::TchError> {
+        let first = self.first as i64;
+        let end = first + (out * self.step) as i64;
+        rows.f_slice(0, first, end.min(self.rows as i64), self.step as i64)?
+            .f_contiguous()
+    }
+}
