@@ -134,6 +134,10 @@ pub struct QuantizeArgs {
     )]
     pub seed: u64,
 
+    /// Calibrate every expert of a mixture on all tokens, not on those that are routed to it
+    #[arg(long, help_heading = "Calibration")]
+    pub moe_all_tokens: bool,
+
     #[command(flatten)]
     pub compute: ComputeArgs,
 

@@ -127,6 +127,8 @@ pub struct Settings {
     pub scheme: Scheme,
     pub seq_len: usize,
     pub num_samples: usize,
+    /// Whether experts are calibrated on all tokens.
+    pub moe_all_tokens: bool,
     pub batch_size: Option<usize>,
     /// Bytes of host memory that the run may take beyond libtorch's own; `None`: a share of what is free.
     pub memory: Option<u64>,
@@ -257,6 +259,7 @@ impl Settings {
             },
             seq_len: args.seq_len,
             num_samples: args.num_samples,
+            moe_all_tokens: args.moe_all_tokens,
             batch_size: args.batch_size,
             memory,
             calib_data: args.calib_data,

@@ -3,6 +3,7 @@
 use super::attention::{Scores, attention};
 use super::config::Activation;
 use super::norm::Norm;
+use super::router::Router;
 use super::{
     Compute, Error, KvCache, LayerPlan, Linear, Mix, Model, NormSite, QkNorm, Role, Ropes, Slot,
     Stage, StageInput, Weights,
@@ -36,6 +37,11 @@ impl State {
     pub fn slot(&self, slot: Slot) -> &Tensor {
         let found = self.slots[slot as usize].as_ref();
         found.unwrap_or_else(|| panic!("no step left {slot:?}"))
+    }
+
+    /// What a mixing step left there, if one did; the slot is empty then.
+    pub fn take_slot(&mut self, slot: Slot) -> Option<Tensor> {
+        self.slots[slot as usize].take()
     }
 
     /// Puts `tensor` there, or nothing.
@@ -82,6 +88,7 @@ pub struct Block {
     scores: Scores,
     activation: Activation,
     residual_scale: Option<f64>,
+    router: Option<Router>,
 }
 
 impl Block {
@@ -115,6 +122,17 @@ impl Block {
             },
             activation: config.activation,
             residual_scale: config.residual_scale,
+            router: match (&model.arch.experts, &config.experts) {
+                (Some(row), Some(config)) if config.layers[layer] => {
+                    let correction = plan.correction.as_ref().map(|(name, len)| {
+                        let correction = weights.tensor(name, &[*len])?;
+                        let correction = correction.f_to_device(compute.device)?;
+                        Ok::<_, Error>(correction.f_to_kind(Kind::Float)?)
+                    });
+                    Some(Router::new(row.router, config, correction.transpose()?))
+                }
+                _ => None,
+            },
         })
     }
 
@@ -154,7 +172,8 @@ impl Block {
             .1
     }
 
-    /// Runs `stage` with `linears` in the place of its own: its input, their outputs, its mixing steps.
+    /// Runs `stage` with `linears` in the place of its own, one expert's after the other: its input, their outputs, its
+    /// mixing steps.
     pub fn run(
         &self,
         stage: &Stage,
@@ -163,6 +182,9 @@ impl Block {
         ropes: &Ropes,
         cache: Option<&mut KvCache>,
     ) -> Result<State, Error> {
+        if !stage.experts.is_empty() {
+            return self.run_experts(stage, linears, state);
+        }
         let outputs = self.outputs(stage, linears, &self.stage_input(stage, &state)?)?;
         self.mix(stage, outputs, state, ropes, cache)
     }
@@ -189,9 +211,16 @@ impl Block {
     /// What the linears of `stage` read: `[B, T, in]`.
     pub fn stage_input(&self, stage: &Stage, state: &State) -> Result<Tensor, Error> {
         match stage.input {
-            StageInput::Hidden => Ok(state.hidden.shallow_clone()),
-            StageInput::Norm(site) => self.norm(site).forward(&state.hidden),
             StageInput::Slot(slot) => Ok(state.slot(slot).shallow_clone()),
+            input => self.normed(input, &state.hidden),
+        }
+    }
+
+    /// What linears that read the residual stream read of these of its rows, `[.., hidden]`.
+    pub(super) fn normed(&self, input: StageInput, hidden: &Tensor) -> Result<Tensor, Error> {
+        match input {
+            StageInput::Norm(site) => self.norm(site).forward(hidden),
+            StageInput::Hidden | StageInput::Slot(_) => Ok(hidden.shallow_clone()),
         }
     }
 
@@ -220,7 +249,7 @@ impl Block {
                 }
                 Mix::GatedMlp => {
                     let gate = parts.take(Role::Gate);
-                    let activated = gated(self.activation, gate, &parts.take(Role::Up))?;
+                    let activated = self.gated(gate, &parts.take(Role::Up))?;
                     state.set_slot(Slot::Activated, Some(activated));
                 }
                 Mix::PlainMlp => {
@@ -228,19 +257,51 @@ impl Block {
                     let activated = activate(self.activation, up)?;
                     state.set_slot(Slot::Activated, Some(activated));
                 }
-                Mix::Residual(norm) => {
-                    let mut output = parts.only();
-                    if let Some(site) = norm {
-                        output = self.norm(*site).forward(&output)?;
-                    }
-                    if let Some(scale) = self.residual_scale {
-                        output = output.f_mul_scalar_(scale)?;
-                    }
-                    state.hidden = output.f_add_(&state.hidden)?;
+                Mix::Route => {
+                    let router = self.router.as_ref().expect("a layer with experts");
+                    let routes = router.weights(&parts.take(Role::Router))?;
+                    let routes = routes.f_to_kind(state.hidden.kind())?;
+                    state.set_slot(Slot::Routes, Some(routes));
                 }
+                Mix::SharedGate => {
+                    let gate = parts.take(Role::SharedGate).f_sigmoid()?;
+                    let gate = gate.f_to_kind(state.hidden.kind())?;
+                    state.set_slot(Slot::SharedGate, Some(gate));
+                }
+                Mix::SharedExpert => {
+                    let mut output = parts.only();
+                    if let Some(gate) = state.take_slot(Slot::SharedGate) {
+                        output = output.f_mul_(&gate)?;
+                    }
+                    state.set_slot(Slot::Added, Some(output));
+                }
+                Mix::Residual(norm) => self.add_to_residual(parts.only(), *norm, &mut state)?,
+                Mix::Experts(_) => unreachable!("experts run one by one"),
             }
         }
         Ok(state)
+    }
+
+    /// Adds `output`, through a norm where there is one, to the residual stream.
+    pub(super) fn add_to_residual(
+        &self,
+        mut output: Tensor,
+        norm: Option<NormSite>,
+        state: &mut State,
+    ) -> Result<(), Error> {
+        if let Some(site) = norm {
+            output = self.norm(site).forward(&output)?;
+        }
+        if let Some(scale) = self.residual_scale {
+            output = output.f_mul_scalar_(scale)?;
+        }
+        state.hidden = output.f_add_(&state.hidden)?;
+        Ok(())
+    }
+
+    /// `activation(gate) * up`, in the memory of `gate`.
+    pub(super) fn gated(&self, gate: Tensor, up: &Tensor) -> Result<Tensor, Error> {
+        gated(self.activation, gate, up)
     }
 
     fn attend(
@@ -348,7 +409,7 @@ fn activate(activation: Activation, mut x: Tensor) -> Result<Tensor, Error> {
 #[derive(Debug)]
 pub struct Layer {
     pub block: Block,
-    /// The stages, each with its linears.
+    /// The stages, each with its linears: one expert's after the other's.
     pub stages: Vec<(Stage, Vec<Linear>)>,
 }
 
@@ -362,7 +423,7 @@ impl Layer {
     ) -> Result<Self, Error> {
         let LayerPlan { stages, .. } = &model.layers[layer];
         let stages = stages.iter().map(|stage| {
-            let linears = stage.linears.iter();
+            let linears = stage.linears();
             let linears = linears.map(|linear| Linear::load(linear, weights, compute));
             Ok((stage.clone(), linears.collect::<Result<_, Error>>()?))
         });

@@ -3,11 +3,13 @@
 //! Absent keys get what transformers 5.23 gives them. Both spellings of the rotary settings are read: `rope_theta` with
 //! `rope_scaling`, and `rope_parameters`. What the forward pass does not compute is refused here, by name.
 
+mod experts;
 mod rotary;
 
 use super::Error;
 use super::arch::{Architecture, AttentionScale, Bias, Joint, RopeLayers, Scale, WindowRule};
 use super::keys::{Keys, usual};
+pub use experts::ExpertsConfig;
 use rotary::ropes;
 pub use rotary::{RopeConfig, RopeScaling};
 use serde_json::Value;
@@ -59,6 +61,7 @@ pub struct Config {
     pub activation: Activation,
     pub ropes: Vec<RopeConfig>,
     pub biases: Biases,
+    pub experts: Option<ExpertsConfig>,
     /// Whether attention and MLP read the same residual stream.
     pub parallel: bool,
     pub attention_scale: f64,
@@ -143,6 +146,10 @@ impl Config {
                 attention_output: flag(arch.attention.output_bias)?,
                 mlp: flag(arch.mlp.bias)?,
                 head: flag(arch.head_bias)?,
+            },
+            experts: match &arch.experts {
+                None => None,
+                Some(row) => Some(ExpertsConfig::new(&keys, row, n_layers)?),
             },
             parallel: match arch.joint {
                 Joint::Sequential => false,
@@ -255,6 +262,7 @@ fn windows(
     let (window, by_default): (_, Vec<bool>) = match rule {
         WindowRule::Never => return Ok(vec![None; n_layers]),
         WindowRule::EveryLayer => return Ok(vec![keys.window()?; n_layers]),
+        WindowRule::EveryLayerIfUsed => return Ok(vec![if_used()?; n_layers]),
         WindowRule::ByLayerType => {
             let window = if_used()?;
             if keys.get("layer_types").is_none() {

@@ -46,6 +46,19 @@ impl Linear {
         Ok(())
     }
 
+    /// Divides the weight's rows and the bias by `divisors` `[out]`.
+    pub fn divide_rows(&mut self, divisors: &[f32]) -> Result<(), Error> {
+        let kind = self.weight.kind();
+        let divisors = Tensor::f_from_slice(divisors)?.f_to_device(self.weight.device())?;
+        let divided = |tensor: &Tensor, divisors: &Tensor| {
+            (tensor.f_to_kind(Kind::Float)?.f_div(divisors)?).f_to_kind(kind)
+        };
+        self.weight = divided(&self.weight, &divisors.f_unsqueeze(1)?)?;
+        let bias = self.bias.as_ref();
+        self.bias = bias.map(|bias| divided(bias, &divisors)).transpose()?;
+        Ok(())
+    }
+
     /// `x` is `[.., in]`, the result `[.., out]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor, Error> {
         Ok(x.f_linear(&self.weight, self.bias.as_ref())?)

@@ -9,6 +9,7 @@ pub mod arch;
 mod attention;
 mod block;
 mod config;
+mod experts;
 #[doc(hidden)]
 pub mod formula;
 mod head;
@@ -17,6 +18,7 @@ mod linear;
 mod norm;
 mod plan;
 mod rope;
+mod router;
 mod stored;
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
@@ -25,11 +27,13 @@ mod tests;
 pub use arch::{Architecture, NormKind, NormSite, QkNorm, Role};
 pub use attention::KvCache;
 pub use block::{Block, Layer, State};
-pub use config::{Activation, Biases, Config, LayerConfig, RopeConfig, RopeScaling};
+pub use config::{Activation, Biases, Config, ExpertsConfig, LayerConfig, RopeConfig, RopeScaling};
 pub use head::Head;
 pub use linear::Linear;
 pub use norm::Norm;
-pub use plan::{Fold, LayerPlan, LinearPlan, Mix, NormPlan, Rows, Slot, Stage, StageInput};
+pub use plan::{
+    ExpertPlan, Fold, LayerPlan, LinearPlan, Mix, NormPlan, Rows, Slot, Stage, StageInput,
+};
 pub use rope::Ropes;
 pub use stored::{Stacked, Stored};
 

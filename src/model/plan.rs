@@ -1,5 +1,9 @@
 //! What each layer computes and which tensors it has: the family's row and the model's numbers, resolved.
 
+mod experts;
+
+pub use experts::ExpertPlan;
+
 use super::Config;
 use super::arch::{
     Architecture, Attention, LinearSpec, Mlp, NormKind, NormSite, QkNorm, Role, Split,
@@ -13,6 +17,8 @@ pub struct LayerPlan {
     /// In the order in which they run. Every linear is in one of them.
     pub stages: Vec<Stage>,
     pub norms: Vec<NormPlan>,
+    /// A tensor that a router adds to its scores, `[experts]`: used, and kept byte for byte.
+    pub correction: Option<(String, usize)>,
     pub config: LayerConfig,
 }
 
@@ -26,6 +32,8 @@ pub struct Stage {
     pub linears: Vec<LinearPlan>,
     /// Linears that read the same input and stay in float: routers, gates of a few rows.
     pub dense: Vec<LinearPlan>,
+    /// Experts that the tokens routed to them go through; then it has no linears of its own.
+    pub experts: Vec<ExpertPlan>,
     pub mixes: Vec<Mix>,
     pub fold: Fold,
     /// Whether it makes nothing but the MLP's wide activations, and the next stage alone reads them: they may be made again
@@ -34,16 +42,33 @@ pub struct Stage {
 }
 
 impl Stage {
+    /// All linears that are quantized, its experts' too.
+    pub fn linears(&self) -> impl Iterator<Item = &LinearPlan> {
+        let experts = self.experts.iter().flat_map(ExpertPlan::linears);
+        self.linears.iter().chain(experts)
+    }
+
     /// Rows of all its linears.
     pub fn out_features(&self) -> usize {
         self.linears.iter().map(|linear| linear.out_features).sum()
     }
 
-    /// Rows of its linears that compute `role`.
+    /// Rows of its linears, dense ones too, that compute `role`.
     pub fn width(&self, role: Role) -> usize {
-        let parts = self.linears.iter().flat_map(|linear| &linear.parts);
+        let linears = self.linears.iter().chain(&self.dense);
+        let parts = linears.flat_map(|linear| &linear.parts);
         let rows = parts.filter(|part| part.0 == role);
         rows.map(|part| part.1.len()).sum()
+    }
+
+    /// Whether no later stage reads that slot.
+    pub fn empties(&self, slot: Slot) -> bool {
+        let by_mix = self.mixes.iter().any(|mix| match mix {
+            Mix::SharedExpert => slot == Slot::SharedGate,
+            Mix::Experts(_) => matches!(slot, Slot::Routes | Slot::Added),
+            _ => false,
+        });
+        by_mix || self.input == StageInput::Slot(slot)
     }
 
     /// Whether its mixing steps treat every token by itself.
@@ -70,10 +95,22 @@ pub enum Slot {
     Attended,
     /// The MLP's wide activations, `[B, T, intermediate]`.
     Activated,
+    /// What each expert's output is multiplied by, `[B, T, experts]`; 0 for those that the token does not go through.
+    Routes,
+    /// What the shared expert's output is multiplied by, `[B, T, 1]`.
+    SharedGate,
+    /// What the experts so far add to the residual stream, `[B, T, hidden]`.
+    Added,
 }
 
 impl Slot {
-    pub const ALL: [Self; 2] = [Self::Attended, Self::Activated];
+    pub const ALL: [Self; 5] = [
+        Self::Attended,
+        Self::Activated,
+        Self::Routes,
+        Self::SharedGate,
+        Self::Added,
+    ];
 }
 
 /// What turns the outputs of a stage's linears into what later stages read.
@@ -85,6 +122,14 @@ pub enum Mix {
     GatedMlp,
     /// `act(up)`, into [`Slot::Activated`].
     PlainMlp,
+    /// The router's choice, into [`Slot::Routes`].
+    Route,
+    /// The shared expert's gate, into [`Slot::SharedGate`].
+    SharedGate,
+    /// The only output, gated where it has a gate, into [`Slot::Added`].
+    SharedExpert,
+    /// [`Slot::Added`], through a norm where there is one, is added to the residual stream.
+    Experts(Option<NormSite>),
     /// The only output, through a norm where there is one, is added to the residual stream.
     Residual(Option<NormSite>),
 }
@@ -149,6 +194,16 @@ pub struct Rows {
 }
 
 impl Rows {
+    /// All rows of a linear that has `len`.
+    pub fn all(len: usize) -> Self {
+        Self {
+            start: 0,
+            run: len,
+            groups: 1,
+            stride: len,
+        }
+    }
+
     pub fn len(self) -> usize {
         self.run * self.groups
     }
@@ -193,7 +248,12 @@ impl LayerPlan {
         };
         let [mut attention, output] = resolver.attention(&arch.attention);
         let [mut mlp, mlp_output] = resolver.mlp(&arch.mlp);
-        let stages = if !config.parallel {
+        let sparse = (arch.experts.as_ref()).zip(config.experts.as_ref());
+        let sparse = sparse.filter(|(_, config)| config.layers[index]);
+        let stages = if let Some((row, config)) = sparse {
+            let experts = resolver.experts(row, config);
+            [attention, output].into_iter().chain(experts).collect()
+        } else if !config.parallel {
             vec![attention, output, mlp, mlp_output]
         } else if resolver.has(NormSite::Mlp) {
             // Both read the residual stream before either adds to it.
@@ -207,13 +267,17 @@ impl LayerPlan {
         Self {
             stages,
             norms: resolver.norms(),
+            correction: sparse.and_then(|(row, config)| {
+                let name = row.router.correction?;
+                Some((format!("{}.{name}", resolver.prefix), config.count))
+            }),
             config: config.layers[index],
         }
     }
 
     /// All linears that are quantized, stage by stage.
     pub fn linears(&self) -> impl Iterator<Item = &LinearPlan> {
-        self.stages.iter().flat_map(|stage| &stage.linears)
+        self.stages.iter().flat_map(Stage::linears)
     }
 
     /// All linears that stay in float, stage by stage.
@@ -227,7 +291,13 @@ impl LayerPlan {
         let linears = || self.linears().chain(self.dense());
         let biases = linears().filter_map(LinearPlan::bias_source);
         let weights = linears().map(LinearPlan::weight_source);
-        norms.chain(biases).chain(weights).collect()
+        let correction = self.correction.iter();
+        let correction = correction.map(|(name, len)| (name.clone(), vec![*len]));
+        norms
+            .chain(correction)
+            .chain(biases)
+            .chain(weights)
+            .collect()
     }
 }
 
@@ -265,26 +335,39 @@ impl Resolver<'_> {
         norms.collect()
     }
 
-    /// Rows that a role has.
-    fn rows(&self, role: Role) -> usize {
+    /// Rows that a role has, in an MLP of this width.
+    fn rows(&self, role: Role, width: usize) -> usize {
         let config = self.config;
         match role {
             Role::Q => config.n_heads * config.head_dim,
             Role::K | Role::V => config.n_kv_heads * config.head_dim,
             Role::O | Role::Down => config.hidden_size,
-            Role::Gate | Role::Up => config.intermediate_size,
+            Role::Gate | Role::Up => width,
+            Role::Router | Role::SharedGate => unreachable!("they have linears of their own"),
         }
     }
 
     fn linear(&self, spec: &LinearSpec, has_bias: bool, in_features: usize) -> LinearPlan {
+        self.linear_of_width(spec, has_bias, in_features, self.config.intermediate_size)
+    }
+
+    /// A linear of an MLP whose width is not that of the model's.
+    fn linear_of_width(
+        &self,
+        spec: &LinearSpec,
+        has_bias: bool,
+        in_features: usize,
+        width: usize,
+    ) -> LinearPlan {
         let groups = match spec.split {
             Split::Blocks => 1,
             Split::Heads => self.config.n_kv_heads,
         };
-        let out_features = spec.parts.iter().map(|&role| self.rows(role)).sum();
+        let out_features = spec.parts.iter();
+        let out_features = out_features.map(|&role| self.rows(role, width)).sum();
         let mut end = 0;
         let parts = spec.parts.iter().map(|&role| {
-            let (start, run) = (end, self.rows(role) / groups);
+            let (start, run) = (end, self.rows(role, width) / groups);
             end += run;
             let rows = Rows {
                 start,
@@ -328,8 +411,13 @@ impl Resolver<'_> {
         }
     }
 
+    /// The norm there, if there is one.
+    fn site(&self, site: NormSite) -> Option<NormSite> {
+        self.has(site).then_some(site)
+    }
+
     fn residual(&self, site: NormSite) -> Mix {
-        Mix::Residual(self.has(site).then_some(site))
+        Mix::Residual(self.site(site))
     }
 
     fn attention(&self, attention: &Attention) -> [Stage; 2] {
@@ -350,6 +438,7 @@ impl Resolver<'_> {
                 in_features: config.hidden_size,
                 linears,
                 dense: Vec::new(),
+                experts: Vec::new(),
                 mixes: vec![Mix::Attention],
                 fold,
                 remakable: false,
@@ -364,6 +453,7 @@ impl Resolver<'_> {
                     width,
                 )],
                 dense: Vec::new(),
+                experts: Vec::new(),
                 mixes: vec![self.residual(NormSite::AfterAttention)],
                 fold: output_fold,
                 remakable: false,
@@ -399,6 +489,7 @@ impl Resolver<'_> {
                 in_features: config.hidden_size,
                 linears,
                 dense: Vec::new(),
+                experts: Vec::new(),
                 mixes: vec![mix],
                 fold,
                 remakable: !config.parallel,
@@ -413,6 +504,7 @@ impl Resolver<'_> {
                     config.intermediate_size,
                 )],
                 dense: Vec::new(),
+                experts: Vec::new(),
                 mixes: vec![self.residual(NormSite::AfterMlp)],
                 fold: output_fold,
                 remakable: false,

@@ -1,11 +1,15 @@
 //! The calibration activations between two stages, batch by batch, on the host.
 
-use anyhow::{Context, Result};
-use tch::{Device, Kind, Tensor};
+mod experts;
+
+pub use experts::Selection;
+
+use anyhow::Result;
+use tch::{Device, Tensor};
 
 use super::batch::Batch;
 use super::memory::MemoryPlan;
-use crate::model::{Block, Compute, Linear, Model, Ropes, Slot, Stage, StageInput, State, Weights};
+use crate::model::{Block, Compute, Linear, Model, Ropes, Slot, Stage, State, Weights};
 use crate::quant::{InputStats, InputSums};
 
 /// All windows' activations, in the dtype of the forward pass.
@@ -64,10 +68,7 @@ impl Activations {
                 sums.observe(&block.stage_input(stage, &slice)?)?;
             }
         }
-        sums.finish().with_context(|| {
-            let kind = self.compute.kind;
-            format!("the model overflows {kind:?}; try --dtype float32")
-        })
+        self.finished(sums)
     }
 
     /// Takes all batches through `stage` with its quantized `linears`.
@@ -88,8 +89,10 @@ impl Activations {
                 let made = self.through(block, stage, &linears, slice)?;
                 self.batches[index].store(start, &made)?;
             }
-            if let StageInput::Slot(slot) = stage.input {
-                self.batches[index].release(slot);
+            for slot in Slot::ALL {
+                if stage.empties(slot) {
+                    self.batches[index].release(slot);
+                }
             }
         }
         self.ahead = None;
@@ -106,16 +109,9 @@ impl Activations {
         channels: &[f32],
     ) -> Result<()> {
         if let Some((stage, linears)) = &mut self.ahead {
-            let divisors = Tensor::f_from_slice(divisors)?.f_to_device(self.compute.device)?;
             let position = (stage.linears.iter()).position(|linear| linear.name == name);
             if let Some(linear) = position.map(|position| &mut linears[position]) {
-                let kind = linear.weight.kind();
-                let divided = |tensor: &Tensor, divisors: &Tensor| {
-                    (tensor.f_to_kind(Kind::Float)?.f_div(divisors)?).f_to_kind(kind)
-                };
-                linear.weight = divided(&linear.weight, &divisors.f_unsqueeze(1)?)?;
-                let bias = linear.bias.as_ref();
-                linear.bias = bias.map(|bias| divided(bias, &divisors)).transpose()?;
+                linear.divide_rows(divisors)?;
             }
             return Ok(());
         }
@@ -173,6 +169,7 @@ mod tests {
     use super::*;
     use crate::model::Layer;
     use crate::model::formula::{FormulaWeights, token_ids};
+    use tch::Kind;
 
     /// The statistics of each stage and the state after the layer, with windows of 20 tokens.
     fn through_one_layer(recompute: bool, slice: Option<usize>) -> Vec<Tensor> {

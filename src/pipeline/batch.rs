@@ -56,6 +56,16 @@ impl Batch {
         self.places.retain(|place| place.0 != slot);
     }
 
+    /// Gives `slot` zeros as wide as the residual stream, unless it is in use.
+    pub fn open(&mut self, slot: Slot) -> Result<()> {
+        if !self.state.filled().any(|filled| filled == slot) {
+            let like = self.state.hidden.shallow_clone();
+            self.make_room(slot, &like)?;
+            let _ = self.state.slot(slot).shallow_clone().f_zero_()?;
+        }
+        Ok(())
+    }
+
     /// Gives `slot` memory for all tokens, as wide as `like`, behind that of the slots that are in use.
     fn make_room(&mut self, slot: Slot, like: &Tensor) -> Result<()> {
         let [batch, tokens] = [0, 1].map(|dim| self.state.hidden.size()[dim]);

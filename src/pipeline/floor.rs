@@ -42,9 +42,14 @@ impl Work {
             bytes_read,
             bytes_written,
         };
+        let top_k = model
+            .config
+            .experts
+            .as_ref()
+            .map_or(0, |config| config.top_k);
         for layer in &model.layers {
             for stage in &layer.stages {
-                work.add_stage(stage, settings, tokens);
+                work.add_stage(stage, top_k, settings, tokens);
                 if stage.mixes.contains(&Mix::Attention) {
                     let queries = stage.width(Role::Q);
                     let pairs = attended(settings.seq_len, layer.config.window);
@@ -55,9 +60,24 @@ impl Work {
         work
     }
 
-    fn add_stage(&mut self, stage: &Stage, settings: &Settings, tokens: f64) {
-        let inp = stage.in_features as f64;
-        let rows = stage.out_features();
+    fn add_stage(&mut self, stage: &Stage, top_k: usize, settings: &Settings, tokens: f64) {
+        self.add_linears(stage.out_features(), stage.in_features, settings, tokens);
+        // As if all experts saw the same number of tokens.
+        let routed = tokens * top_k as f64 / stage.experts.len().max(1) as f64;
+        for expert in &stage.experts {
+            let rows = expert.inputs.iter().map(|linear| linear.out_features).sum();
+            self.add_linears(rows, stage.in_features, settings, routed);
+            let [rows, inp] = expert.output.shape();
+            self.add_linears(rows, inp, settings, routed);
+        }
+    }
+
+    /// Linears of `rows` rows that read the same `in_features` columns.
+    fn add_linears(&mut self, rows: usize, in_features: usize, settings: &Settings, tokens: f64) {
+        if rows == 0 {
+            return;
+        }
+        let inp = in_features as f64;
         let weights = rows as f64 * inp;
         self.forward += 2.0 * weights * tokens;
         self.statistics += tokens * inp * (inp + 1.0);
@@ -65,7 +85,7 @@ impl Work {
             Solver::Rtn => 0.0,
             // A Cholesky factor, a third of a cube; in the loop half of the columns change for each one.
             Solver::Gptq(_) => 1.0 / 3.0 * inp.powi(3) + weights * inp,
-            Solver::Awq => awq::operations(rows, stage.in_features, settings.scheme),
+            Solver::Awq => awq::operations(rows, in_features, settings.scheme),
         };
     }
 

@@ -50,6 +50,13 @@ pub struct FoldProof<'a> {
     ropes: Ropes,
 }
 
+/// An expert's linears in float32, as they are and as scales were folded through them.
+#[derive(Default)]
+pub struct Streams {
+    pub original: Vec<Linear>,
+    pub folded: Vec<Linear>,
+}
+
 impl<'a> FoldProof<'a> {
     /// Starts from the layer's real input `hidden` `[B, T, hidden]`.
     pub fn new(
@@ -137,6 +144,28 @@ impl<'a> FoldProof<'a> {
         let kept = copies(&outputs)?;
         *state = block.mix(stage, outputs, state.shallow_clone(), &self.ropes, None)?;
         self.earlier.push((stage, before, kept));
+        Ok(())
+    }
+
+    /// Takes both streams through an expert of `stage`.
+    pub fn advance_expert(
+        &mut self,
+        stage: &Stage,
+        expert: usize,
+        streams: &Streams,
+    ) -> Result<()> {
+        let (block, state) = &mut self.original;
+        block.run_expert(stage, expert, &streams.original, state)?;
+        let (block, state) = &mut self.folded;
+        block.run_expert(stage, expert, &streams.folded, state)?;
+        Ok(())
+    }
+
+    /// Ends a stage of experts.
+    pub fn finish_experts(&mut self, stage: &Stage) -> Result<()> {
+        for (block, state) in [&mut self.original, &mut self.folded] {
+            *state = block.finish_experts(stage, state.shallow_clone())?;
+        }
         Ok(())
     }
 

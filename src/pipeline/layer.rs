@@ -1,5 +1,7 @@
 //! One layer from float to codes, stage by stage: observe the input, solve, write, and run the quantized linears once.
 
+mod experts;
+
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -11,7 +13,7 @@ use super::solve::{self, CLIP, FloatLinear, ScaleFound, Solved};
 use super::{Run, Times};
 use crate::cli::settings::Solver;
 use crate::fault::InputError;
-use crate::model::{Block, Fold, LayerPlan, Linear, LinearPlan, Stage, StageInput, Stored};
+use crate::model::{Block, Fold, LayerPlan, Linear, LinearPlan, Mix, Stage, StageInput, Stored};
 use crate::quant::{InputStats, QuantizedLinear, awq};
 use crate::report::LinearReport;
 
@@ -24,6 +26,9 @@ pub struct LayerRun<'a> {
     block: Block,
     /// By their linear's name; float32, as they will be stored.
     biases: Vec<(String, Vec<f32>)>,
+    /// What the columns of the experts' first linears are to be multiplied by, because the norm before them was divided by
+    /// it; and how it was found.
+    expert_scale: Option<(Vec<f32>, ScaleFound)>,
     /// Linears, by their names, whose rows a later stage's scale will be folded into.
     pending: Vec<(String, QuantizedLinear)>,
     /// Stages whose tensors are not all final, or final since the last line of the journal.
@@ -47,6 +52,7 @@ impl<'a> LayerRun<'a> {
             plan,
             block: Block::load(model, source, run.compute, layer)?,
             biases,
+            expert_scale: None,
             pending: Vec::new(),
             unjournaled: Vec::new(),
         })
@@ -71,49 +77,16 @@ impl<'a> LayerRun<'a> {
         for (index, stage) in self.plan.stages.iter().enumerate() {
             let start = Instant::now();
             self.prefetch(index);
-            let stats = times
-                .statistics
-                .time(|| activations.observe(&self.block, stage))
-                .with_context(|| format!("layer {}, input of {}", self.layer, stage.name))?;
-            let n_tokens = stats.n_tokens;
-            let linears = times.load.time(|| self.load_linears(stage))?;
-            let energies = times.solve.time(|| output_energies(&linears, &stats))?;
-            let solved = times
-                .solve
-                .time(|| self.solve(stage, linears, stats, activations, proof.as_mut()))?;
-            let mut running = Vec::new();
-            let first = reports.len();
-            for ((linear, solved), energy) in stage.linears.iter().zip(solved).zip(energies) {
-                running.push(self.running(linear, &solved.quantized)?);
-                reports.push(LinearReport {
-                    name: linear.name.clone(),
-                    layer: self.layer,
-                    stage: stage.name,
-                    out_features: linear.out_features,
-                    in_features: linear.in_features,
-                    error: solved.error,
-                    relative_error: if energy > 0.0 {
-                        solved.error / energy
-                    } else {
-                        0.0
-                    },
-                    tokens: n_tokens,
-                    seconds: solved.seconds,
-                    awq: solved.awq,
-                    gptq: solved.gptq,
-                });
-                if folds && self.is_fold_source(linear) {
-                    self.pending.push((linear.name.clone(), solved.quantized));
-                } else {
-                    (self.run.outbox).linear(linear.name.clone(), solved.quantized)?;
-                }
-            }
             // Nothing reads what the last stage of all would make.
-            if self.layer + 1 < model.config.n_layers || index + 1 < self.plan.stages.len() {
-                times
-                    .forward
-                    .time(|| activations.advance(&self.block, stage, running))?;
-            }
+            let advance =
+                self.layer + 1 < model.config.n_layers || index + 1 < self.plan.stages.len();
+            let first = reports.len();
+            let proof_here = proof.as_mut();
+            reports.extend(if stage.experts.is_empty() {
+                self.quantize_stage(stage, activations, times, proof_here, advance)?
+            } else {
+                self.quantize_experts(stage, activations, times, proof_here, advance)?
+            });
             if index + 1 == self.plan.stages.len()
                 && let Some(proof) = proof.take()
             {
@@ -126,48 +99,116 @@ impl<'a> LayerRun<'a> {
                 );
             }
             self.settle(stage)?;
-            stage_done(
-                stage,
-                &reports[first..],
-                n_tokens as f64 / start.elapsed().as_secs_f64(),
-            );
+            let n_tokens = activations.n_tokens() as f64;
+            let tokens_per_second = n_tokens / start.elapsed().as_secs_f64();
+            stage_done(stage, &reports[first..], tokens_per_second);
         }
         Ok(reports)
     }
 
-    /// The stage's float weights, checked for NaN and infinity.
-    fn load_linears(&self, stage: &Stage) -> Result<Vec<FloatLinear>> {
-        stage
-            .linears
-            .iter()
-            .map(|linear| {
-                let (tensor, _) = linear.weight_source();
-                let weight = linear.weight(self.run.source)?;
-                let weight = weight.f_to_kind(tch::Kind::Float)?;
-                let bad = weight
-                    .f_isfinite()?
-                    .f_logical_not()?
-                    .f_sum(tch::Kind::Int64)?
-                    .f_int64_value(&[])?;
-                if bad > 0 {
-                    let file = self
-                        .run
-                        .source
-                        .checkpoint
-                        .info(&tensor)
-                        .map_or(self.run.source.checkpoint.dir(), |info| &info.file);
-                    let problem = format!("{tensor} holds {bad} values that are NaN or infinite");
-                    return Err(InputError::new(
-                        file,
-                        problem,
-                        "repair or download the checkpoint again",
-                    )
-                    .into());
+    /// Quantizes the linears of a stage without experts and, where `advance` says so, takes `activations` through them.
+    fn quantize_stage(
+        &mut self,
+        stage: &'a Stage,
+        activations: &mut Activations,
+        times: &mut Times,
+        proof: Option<&mut FoldProof<'a>>,
+        advance: bool,
+    ) -> Result<Vec<LinearReport>> {
+        let folds = self.run.settings.solver.folds();
+        let mut reports = Vec::new();
+        let mut running = Vec::new();
+        // Where a router alone reads the input, only a search for the experts' scale needs its statistics.
+        if folds || !stage.linears.is_empty() {
+            let stats = times
+                .statistics
+                .time(|| activations.observe(&self.block, stage))
+                .with_context(|| format!("layer {}, input of {}", self.layer, stage.name))?;
+            let n_tokens = stats.n_tokens;
+            let load = || stage.linears.iter().map(|linear| self.load_linear(linear));
+            let linears = (times.load).time(|| load().collect::<Result<Vec<_>>>())?;
+            let energies = times.solve.time(|| output_energies(&linears, &stats))?;
+            let solved = times
+                .solve
+                .time(|| self.solve(stage, linears, stats, activations, proof))?;
+            for ((linear, solved), energy) in stage.linears.iter().zip(solved).zip(energies) {
+                running.push(self.running(linear, &solved.quantized)?);
+                reports.push(self.report(stage, linear, &solved, energy, n_tokens));
+                if folds && self.is_fold_source(linear) {
+                    self.pending.push((linear.name.clone(), solved.quantized));
+                } else {
+                    (self.run.outbox).linear(linear.name.clone(), solved.quantized)?;
                 }
-                let name = linear.name.clone();
-                Ok(FloatLinear { name, weight })
-            })
-            .collect()
+            }
+        }
+        if advance {
+            times
+                .forward
+                .time(|| activations.advance(&self.block, stage, running))?;
+        }
+        Ok(reports)
+    }
+
+    /// What became of a linear whose outputs' mean square is `energy`.
+    fn report(
+        &self,
+        stage: &Stage,
+        linear: &LinearPlan,
+        solved: &Solved,
+        energy: f64,
+        tokens: usize,
+    ) -> LinearReport {
+        LinearReport {
+            name: linear.name.clone(),
+            layer: self.layer,
+            stage: stage.name,
+            out_features: linear.out_features,
+            in_features: linear.in_features,
+            error: solved.error,
+            relative_error: if energy > 0.0 {
+                solved.error / energy
+            } else {
+                0.0
+            },
+            tokens,
+            routed_tokens: None,
+            seconds: solved.seconds,
+            awq: solved.awq.clone(),
+            gptq: solved.gptq.clone(),
+        }
+    }
+
+    /// A linear's float weight, checked for NaN and infinity.
+    fn load_linear(&self, linear: &LinearPlan) -> Result<FloatLinear> {
+        let source = self.run.source;
+        let (tensor, _) = linear.weight_source();
+        let weight = linear.weight(source)?.f_to_kind(tch::Kind::Float)?;
+        let bad = weight.f_isfinite()?.f_logical_not()?;
+        let bad = bad.f_sum(tch::Kind::Int64)?.f_int64_value(&[])?;
+        if bad > 0 {
+            let info = source.checkpoint.info(&tensor);
+            let file = info.map_or(source.checkpoint.dir(), |info| &info.file);
+            let problem = format!("{tensor} holds {bad} values that are NaN or infinite");
+            let remedy = "repair or download the checkpoint again";
+            return Err(InputError::new(file, problem, remedy).into());
+        }
+        let name = linear.name.clone();
+        Ok(FloatLinear { name, weight })
+    }
+
+    /// Codes for linears as they are, whatever was folded into them before.
+    fn solve_as_is(
+        &self,
+        linears: Vec<FloatLinear>,
+        stats: InputStats,
+        found: &ScaleFound,
+    ) -> Result<Vec<Solved>> {
+        let scheme = self.run.settings.scheme;
+        match &self.run.settings.solver {
+            Solver::Rtn => solve::rtn(&linears, &stats, scheme),
+            Solver::Gptq(settings) => solve::gptq(linears, stats, scheme, settings),
+            Solver::Awq => solve::awq(&linears, &stats, found, 0.0, scheme),
+        }
     }
 
     /// Codes for the stage's linears. With AWQ the channel scale is folded away on the way, in `activations` and the proof too.
@@ -179,13 +220,11 @@ impl<'a> LayerRun<'a> {
         activations: &mut Activations,
         proof: Option<&mut FoldProof<'a>>,
     ) -> Result<Vec<Solved>> {
-        let scheme = self.run.settings.scheme;
-        match &self.run.settings.solver {
-            Solver::Rtn => solve::rtn(&linears, &stats, scheme),
-            Solver::Gptq(settings) => solve::gptq(linears, stats, scheme, settings)
-                .with_context(|| format!("layer {}, {}", self.layer, stage.name)),
-            Solver::Awq => self.solve_awq(stage, linears, stats, activations, proof),
+        if self.run.settings.solver.folds() {
+            return self.solve_awq(stage, linears, stats, activations, proof);
         }
+        (self.solve_as_is(linears, stats, &ScaleFound::none()))
+            .with_context(|| format!("layer {}, {}", self.layer, stage.name))
     }
 
     fn solve_awq(
@@ -202,10 +241,14 @@ impl<'a> LayerRun<'a> {
             Fold::Rows { rows, .. } => Some(&rows[..]),
             Fold::Norm(_) | Fold::None => None,
         };
-        let weights: Vec<Tensor> = linears
+        let mut weights: Vec<Tensor> = linears
             .iter()
             .map(|linear| linear.weight.shallow_clone())
             .collect();
+        let scales_experts = stage.mixes.contains(&Mix::Route);
+        if scales_experts {
+            weights.extend(self.sample_experts()?);
+        }
         let (found, mut scale) = if stage.fold == Fold::None {
             (
                 ScaleFound::none(),
@@ -223,9 +266,9 @@ impl<'a> LayerRun<'a> {
         }
         let divisors = self.fold(stage, &mut scale, activations)?;
         let stats = awq::scale_stats(stats, &scale)?;
-        let columns = Tensor::f_from_slice(&scale)?;
-        for linear in &mut linears {
-            let _ = linear.weight.f_mul_(&columns)?;
+        scale_columns(&mut linears, &scale)?;
+        if scales_experts {
+            self.expert_scale = Some((scale, found.clone()));
         }
         let search_seconds = start.elapsed().as_secs_f64();
         if let Some(proof) = proof {
@@ -261,20 +304,21 @@ impl<'a> LayerRun<'a> {
             Fold::Rows { linear, rows, root } => {
                 let pending = self.pending.iter_mut().find(|pending| pending.0 == *linear);
                 let (_, quantized) = pending.with_context(|| format!("{linear} is not solved"))?;
-                let mut divisors = vec![1.0; quantized.out_features];
-                for (row, scale) in rows.iter().zip(&*scale) {
-                    divisors[*row] = if *root { scale.sqrt() } else { *scale };
-                }
+                let divisors = divisors(rows, *root, scale, quantized.out_features);
                 quantized.divide_rows(&divisors);
-                if let Some((_, bias)) = self.biases.iter_mut().find(|bias| bias.0 == *linear) {
-                    for (bias, divisor) in bias.iter_mut().zip(&divisors) {
-                        *bias /= divisor;
-                    }
-                }
+                self.divide_bias(linear, &divisors);
                 if let StageInput::Slot(slot) = stage.input {
                     activations.divide_rows(linear, &divisors, slot, scale)?;
                 }
                 Ok(divisors)
+            }
+        }
+    }
+
+    fn divide_bias(&mut self, linear: &str, divisors: &[f32]) {
+        if let Some((_, bias)) = self.biases.iter_mut().find(|bias| bias.0 == linear) {
+            for (bias, divisor) in bias.iter_mut().zip(divisors) {
+                *bias /= divisor;
             }
         }
     }
@@ -358,6 +402,24 @@ impl<'a> LayerRun<'a> {
         }
         Ok(())
     }
+}
+
+/// Multiplies the columns of `linears` by `scale`.
+fn scale_columns(linears: &mut [FloatLinear], scale: &[f32]) -> Result<()> {
+    let columns = Tensor::f_from_slice(scale)?;
+    for linear in linears {
+        let _ = linear.weight.f_mul_(&columns)?;
+    }
+    Ok(())
+}
+
+/// What the rows of a linear are divided by where a fold takes `scale` into some of them.
+fn divisors(rows: &[usize], root: bool, scale: &[f32], out_features: usize) -> Vec<f32> {
+    let mut divisors = vec![1.0; out_features];
+    for (row, scale) in rows.iter().zip(scale) {
+        divisors[*row] = if root { scale.sqrt() } else { *scale };
+    }
+    divisors
 }
 
 /// The mean square of each linear's own output, summed over its features: what its error is relative to.

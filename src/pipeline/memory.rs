@@ -5,7 +5,7 @@ use tch::Device;
 
 use crate::cli::settings::Settings;
 use crate::fault::ResourceError;
-use crate::model::{Compute, Mix, Model, Role, Slot, Stage, StageInput};
+use crate::model::{Compute, LinearPlan, Mix, Model, Role, Slot, Stage, StageInput};
 use crate::report::human_bytes;
 
 /// Most tokens that run through a layer together: enough for full-speed products, few enough for a CPU's caches.
@@ -137,13 +137,18 @@ fn slot_width(model: &Model, recompute: bool) -> usize {
                 waiting.extend(stage.mixes.iter().filter_map(|mix| match mix {
                     Mix::Attention => Some((Slot::Attended, stage.width(Role::Q))),
                     Mix::GatedMlp | Mix::PlainMlp => Some((Slot::Activated, stage.width(Role::Up))),
-                    Mix::Residual(_) => None,
+                    Mix::Route => Some((Slot::Routes, stage.width(Role::Router))),
+                    Mix::SharedGate => Some((Slot::SharedGate, 1)),
+                    Mix::SharedExpert => Some((Slot::Added, stage.out_features())),
+                    Mix::Experts(_) | Mix::Residual(_) => None,
                 }));
             }
-            widest = widest.max(waiting.iter().map(|slot| slot.1).sum());
-            if let StageInput::Slot(read) = stage.input {
-                waiting.retain(|slot| slot.0 != read);
+            let added = (Slot::Added, stage.in_features);
+            if !stage.experts.is_empty() && !waiting.iter().any(|slot| slot.0 == Slot::Added) {
+                waiting.push(added);
             }
+            widest = widest.max(waiting.iter().map(|slot| slot.1).sum());
+            waiting.retain(|slot| !stage.empties(slot.0));
         }
     }
     widest
@@ -151,9 +156,21 @@ fn slot_width(model: &Model, recompute: bool) -> usize {
 
 /// Bytes of a stage's weights (two float32 copies while they are solved, codes, as they run, and waiting to be written) and
 /// Gram matrix.
+///
+/// Experts are solved one by one; a second float32 copy of one is then kept for the proof of its folds.
 fn stage_bytes(stage: &Stage, element: usize) -> usize {
-    let inp = stage.in_features;
-    stage.out_features() * inp * (4 + 4 + 1 + 1 + element) + inp * inp * 4 * GRAM_COPIES
+    let bytes = |weights: usize, inp: usize| {
+        weights * (4 + 4 + 1 + 1 + element) + inp * inp * 4 * GRAM_COPIES
+    };
+    let experts = stage.experts.iter().map(|expert| {
+        let weights = |linear: &LinearPlan| linear.out_features * linear.in_features;
+        let inputs: usize = expert.inputs.iter().map(weights).sum();
+        let [rows, width] = expert.output.shape();
+        let copies = (inputs + rows * width) * 2 * 4;
+        copies + bytes(inputs, stage.in_features).max(bytes(rows * width, width))
+    });
+    let own = bytes(stage.out_features() * stage.in_features, stage.in_features);
+    experts.max().unwrap_or(0).max(own)
 }
 
 /// Bytes of one token's temporaries in a stage: its normalized input (on the way to it two float32 copies, but not of
@@ -163,7 +180,10 @@ fn token_bytes(stage: &Stage, element: usize) -> usize {
         StageInput::Norm(_) => stage.in_features * (4 + 4 + element),
         StageInput::Hidden | StageInput::Slot(_) => 0,
     };
-    input + 2 * stage.out_features() * element
+    let experts = stage.experts.iter();
+    let expert = experts.map(|expert| 2 * expert.output.in_features).max();
+    let rows = stage.out_features() + stage.width(Role::Router) + expert.unwrap_or(0);
+    input + 2 * rows * element
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ use crate::device;
 use crate::device::rates::Rates;
 use crate::device::vram::VramMonitor;
 use crate::fault::InputError;
-use crate::model::Compute;
+use crate::model::{Compute, LayerPlan};
 use crate::pack::{self, Description, GptqDetails, Verdict};
 use crate::quant::GroupSize;
 use crate::quant::gptq::ActOrder;
@@ -150,6 +150,7 @@ pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Re
         };
         quantize_layers(&run, &plan, &windows, &mut times, &vram)
     })?;
+    warnings.extend(starved_experts(&linears));
     write_config(&writer, &source, settings)?;
     let sidecars = writer.copy_sidecars(&settings.model)?;
     tracing::debug!("copied {}", sidecars.join(", "));
@@ -236,6 +237,27 @@ fn warn_of(plan: &Plan) -> Vec<String> {
         .collect()
 }
 
+/// Names the experts that fewer calibration tokens were routed to than their linears have columns.
+fn starved_experts(linears: &[crate::report::LinearReport]) -> Option<String> {
+    let starved = linears.iter().filter_map(|linear| {
+        let routed = linear.routed_tokens?;
+        let name = format!("{} ({routed} tokens)", linear.name);
+        (routed < linear.in_features).then_some(name)
+    });
+    let starved: Vec<String> = starved.collect();
+    if starved.is_empty() {
+        return None;
+    }
+    let warning = format!(
+        "{} linears of experts saw fewer tokens than they have columns and were calibrated on others' too; more text or \
+         --moe-all-tokens may help: {}",
+        starved.len(),
+        starved.join(", ")
+    );
+    tracing::debug!("{warning}");
+    Some(warning)
+}
+
 /// Embeds the windows and takes them through all layers.
 fn quantize_layers(
     run: &Run<'_>,
@@ -309,12 +331,25 @@ fn write_config(writer: &Writer, source: &ModelDir, settings: &Settings) -> Resu
         static_groups: gptq.act_order == ActOrder::Static,
         act_group_aware: gptq.act_order == ActOrder::GroupAware,
     });
+    let layers = &source.model.layers;
+    let dense = layers.iter().flat_map(LayerPlan::dense);
+    let dense: Vec<String> = dense.map(|linear| linear.name.clone()).collect();
+    let mut in_block = Vec::new();
+    for (index, layer) in layers.iter().enumerate() {
+        let prefix = format!("{}.{index}.", source.model.arch.layers);
+        for linear in layer.linears() {
+            let name = linear.name.strip_prefix(&prefix).unwrap_or(&linear.name);
+            in_block.push(name.to_owned());
+        }
+    }
+    in_block.sort_unstable();
+    in_block.dedup();
     let description = Description {
         format: settings.format,
         scheme: settings.scheme,
         gptq,
-        dense_linears: &[],
-        quantized_in_block: &[],
+        dense_linears: &dense,
+        quantized_in_block: &in_block,
     };
     let quantization = description.quantization_config();
     let config = pack::edit_config(

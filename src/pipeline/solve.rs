@@ -30,6 +30,7 @@ pub struct Solved {
 }
 
 /// What the search for a stage's channel scale found, for the report.
+#[derive(Clone)]
 pub struct ScaleFound {
     scale: String,
     gain: f64,

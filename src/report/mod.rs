@@ -99,6 +99,8 @@ pub struct LinearReport {
     pub relative_error: f64,
     /// Calibration tokens that the linear saw.
     pub tokens: usize,
+    /// Those of them that were routed to it, where it is an expert's.
+    pub routed_tokens: Option<usize>,
     pub seconds: f64,
     pub awq: Option<AwqReport>,
     pub gptq: Option<GptqReport>,

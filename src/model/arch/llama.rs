@@ -21,6 +21,7 @@ pub const LLAMA: Architecture = Architecture {
     norm_eps: "rms_norm_eps",
     attention: llama_attention(Bias::If("attention_bias"), Bias::If("attention_bias")),
     mlp: llama_mlp(Bias::If("mlp_bias")),
+    experts: None,
     joint: Joint::Sequential,
     rotary: Rotary {
         pairs: Pairs::Halves,

@@ -8,6 +8,7 @@ mod cohere;
 mod cohere2;
 mod ernie4_5;
 mod exaone4;
+mod experts;
 mod gemma;
 mod gemma2;
 mod gemma3_text;
@@ -20,6 +21,7 @@ mod hunyuan_v1_dense;
 mod llama;
 mod ministral;
 mod mistral;
+mod mixtral;
 mod nemotron;
 mod olmo;
 mod olmo2;
@@ -27,13 +29,19 @@ mod olmo3;
 mod phi;
 mod phi3;
 mod qwen2;
+mod qwen2_moe;
 mod qwen3;
+mod qwen3_moe;
 mod seed_oss;
 mod smollm3;
 mod stablelm;
 mod starcoder2;
 
 use super::Error;
+pub use experts::{
+    ExpertLinear, Experts, GroupScore, Router, Scoring, Shared, SharedWidth, SparseLayers, Stack,
+    StackRows,
+};
 
 /// What a linear's output, or a block of it, is to the mixing step that follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -45,6 +53,10 @@ pub enum Role {
     Gate,
     Up,
     Down,
+    /// What the choice of experts follows from.
+    Router,
+    /// What the shared expert's output is multiplied by, before its sigmoid.
+    SharedGate,
 }
 
 /// The norms of a decoder layer.
@@ -224,6 +236,8 @@ pub enum WindowRule {
     Never,
     /// All, unless `sliding_window` is null.
     EveryLayer,
+    /// All if `use_sliding_window`.
+    EveryLayerIfUsed,
     /// If `use_sliding_window`: those that `layer_types` calls `sliding_attention`, or else those from
     /// `max_window_layers` on.
     ByLayerType,
@@ -278,6 +292,8 @@ pub struct Architecture {
     pub norm_eps: &'static str,
     pub attention: Attention,
     pub mlp: Mlp,
+    /// What some layers have in its place.
+    pub experts: Option<Experts>,
     pub joint: Joint,
     pub rotary: Rotary,
     pub window: WindowRule,
@@ -311,6 +327,7 @@ pub const ARCHITECTURES: &[&Architecture] = &[
     &llama::LLAMA,
     &ministral::MINISTRAL,
     &mistral::MISTRAL,
+    &mixtral::MIXTRAL,
     &nemotron::NEMOTRON,
     &olmo::OLMO,
     &olmo2::OLMO2,
@@ -318,7 +335,9 @@ pub const ARCHITECTURES: &[&Architecture] = &[
     &phi::PHI,
     &phi3::PHI3,
     &qwen2::QWEN2,
+    &qwen2_moe::QWEN2_MOE,
     &qwen3::QWEN3,
+    &qwen3_moe::QWEN3_MOE,
     &seed_oss::SEED_OSS,
     &smollm3::SMOLLM3,
     &stablelm::STABLELM,
@@ -481,8 +500,8 @@ mod tests {
     #[test]
     fn unknown_families_and_heads_name_what_is_supported() {
         let message = |json| find(&json).unwrap_err().to_string();
-        let found = message(json!({"model_type": "qwen3_moe"}));
-        let expected = "model_type \"qwen3_moe\" is not supported; the nearest is \"qwen3\", supported are arcee, cohere,";
+        let found = message(json!({"model_type": "qwen4"}));
+        let expected = "model_type \"qwen4\" is not supported; the nearest is \"qwen2\", supported are arcee, cohere,";
         assert!(found.starts_with(expected), "{found}");
         assert_eq!(
             message(

@@ -9,14 +9,21 @@ There is no seed: every number is a hash of its name and index.
 import json
 import pathlib
 import sys
+import tempfile
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.numpy import save_file
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.utils import logging
 
+import cases_moe
 import formula
+
+logging.disable_progress_bar()
+logging.set_verbosity_error()
 
 OUT = pathlib.Path(__file__).resolve().parent.parent
 BATCH, TOKENS = 2, 24
@@ -159,25 +166,30 @@ CASES = {
 }
 
 
-CASES |= FAMILIES
+CASES |= FAMILIES | cases_moe.cases(family)
 # Names that transformers has for tensors that files and runtimes call otherwise.
 STORED = {"gpt_neox": {"lm_head.weight": "embed_out.weight"}}
 
 
 def tiny_logits(name, config):
+    """Saves the model, which gives its tensors the names that published files have, and loads it from a file with weights
+    by formula under these names."""
     # from_dict takes what it is given to pieces.
     typed = CONFIG_MAPPING[config["model_type"]].from_dict(json.loads(json.dumps(config)))
-    model = AutoModelForCausalLM.from_config(typed, attn_implementation="eager", dtype=torch.float32).eval()
+    options = {"attn_implementation": "eager", "dtype": torch.float32}
     stored = STORED.get(config["model_type"], {})
-    state = {
-        key: torch.from_numpy(formula.tensor(stored.get(key, key), tuple(value.shape)))
-        for key, value in model.state_dict().items()
-        if not (key == "lm_head.weight" and config.get("tie_word_embeddings"))
-    }
-    missing = model.load_state_dict(state, strict=False)
-    assert missing.missing_keys in ([], ["lm_head.weight"]) and not missing.unexpected_keys, missing
+    with tempfile.TemporaryDirectory() as directory:
+        AutoModelForCausalLM.from_config(typed, **options).save_pretrained(directory)
+        path = pathlib.Path(directory) / "model.safetensors"
+        with safe_open(path, "np") as file:
+            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
+        tensors = {key: formula.tensor(stored.get(key, key), shape) for key, shape in shapes.items()}
+        save_file(tensors, path, {"format": "pt"})
+        model, loading = AutoModelForCausalLM.from_pretrained(directory, output_loading_info=True, **options)
+    wrong = {key: loading[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if loading[key]}
+    assert not wrong, (name, wrong)
     ids = formula.token_ids(name, BATCH * TOKENS, config["vocab_size"]).reshape(BATCH, TOKENS)
-    logits = model(torch.from_numpy(ids), use_cache=False).logits.numpy()
+    logits = model.eval()(torch.from_numpy(ids), use_cache=False).logits.numpy()
     print(f"{name}: max |logit| {np.abs(logits).max():.3f}, std {logits.std():.3f}")
     return logits[:, POSITIONS].copy()
 

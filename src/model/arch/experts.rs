@@ -1,0 +1,159 @@
+//! What a row says of a mixture of experts.
+
+use super::{Bias, LinearSpec, Role};
+
+/// The mixture of experts that some layers have in the MLP's place. Its numbers are `num_experts`, `num_experts_per_tok`
+/// and `moe_intermediate_size` in the config.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Experts {
+    pub layers: SparseLayers,
+    pub router: Router,
+    /// An expert's gate and what it is multiplied with.
+    pub inputs: &'static [ExpertLinear],
+    pub output: ExpertLinear,
+    pub bias: Bias,
+    /// What every token goes through besides.
+    pub shared: Option<Shared>,
+}
+
+/// Which layers have experts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SparseLayers {
+    All,
+    /// From the number that this key holds on.
+    From(&'static str),
+    /// Every `decoder_sparse_step`th, but for those of the list `mlp_only_layers`.
+    SparseStep,
+}
+
+/// How a token's experts are chosen and weighed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Router {
+    /// Inside the layer, without `.weight`.
+    pub name: &'static str,
+    pub bias: Bias,
+    pub scoring: Scoring,
+    /// A tensor inside the layer that is added to the scores for the choice alone.
+    pub correction: Option<&'static str>,
+    /// Whether the chosen ones' scores are divided by their sum.
+    pub renormalize: Bias,
+    /// Whether only some of `n_group` groups of experts may be chosen from, and how these are found.
+    pub groups: Option<GroupScore>,
+    /// The key of what the weights are multiplied by.
+    pub scaling: Option<&'static str>,
+}
+
+/// What a router makes of its linear's outputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scoring {
+    Softmax,
+    Sigmoid,
+}
+
+/// What a group of experts is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupScore {
+    /// The best score in it.
+    Best,
+    /// The sum of the two best.
+    BestTwo,
+}
+
+/// A linear that each expert has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExpertLinear {
+    /// As it is written: inside the layer, without `.weight`, `{}` for the expert's number.
+    pub name: &'static str,
+    pub part: Role,
+    /// Where it is read from, if that is a tensor of all experts.
+    pub stack: Option<Stack>,
+}
+
+/// A tensor that holds a linear, or gate and up together, of all experts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stack {
+    /// Inside the layer, the whole name.
+    pub weight: &'static str,
+    pub bias: &'static str,
+    /// Whether an expert's part is `[in, out]`.
+    pub transposed: bool,
+    /// Whether the experts have no dimension of their own.
+    pub flat: bool,
+    pub rows: StackRows,
+}
+
+/// Which of a part's rows are the linear's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StackRows {
+    All,
+    FirstHalf,
+    SecondHalf,
+    Even,
+    Odd,
+}
+
+/// An MLP beside the experts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shared {
+    pub inputs: &'static [LinearSpec],
+    pub output: LinearSpec,
+    pub width: SharedWidth,
+    /// A linear of one row, without `.weight`, whose sigmoid its output is multiplied by.
+    pub gate: Option<&'static str>,
+}
+
+/// How wide a shared expert is; there is none where that is 0 or the key absent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SharedWidth {
+    /// This key's value.
+    By(&'static str),
+    /// As so many experts as this key says.
+    Experts(&'static str),
+}
+
+/// A linear under this name for each expert.
+pub const fn expert(name: &'static str, part: Role) -> ExpertLinear {
+    ExpertLinear {
+        name,
+        part,
+        stack: None,
+    }
+}
+
+/// The same, read from a tensor of all experts.
+pub const fn stacked(name: &'static str, part: Role, stack: Stack) -> ExpertLinear {
+    ExpertLinear {
+        name,
+        part,
+        stack: Some(stack),
+    }
+}
+
+/// Experts in every layer under the names that most families have, chosen and weighed as `router` says.
+pub const fn llama_experts(router: Router) -> Experts {
+    const INPUTS: &[ExpertLinear] = &[
+        expert("mlp.experts.{}.gate_proj", Role::Gate),
+        expert("mlp.experts.{}.up_proj", Role::Up),
+    ];
+    Experts {
+        layers: SparseLayers::All,
+        router,
+        inputs: INPUTS,
+        output: expert("mlp.experts.{}.down_proj", Role::Down),
+        bias: Bias::Never,
+        shared: None,
+    }
+}
+
+/// A router that takes the softmax over all experts; the best ones' probabilities are their weights.
+pub const fn softmax_router(name: &'static str, renormalize: Bias) -> Router {
+    Router {
+        name,
+        bias: Bias::Never,
+        scoring: Scoring::Softmax,
+        correction: None,
+        renormalize,
+        groups: None,
+        scaling: None,
+    }
+}

@@ -1,0 +1,108 @@
+//! A layer's experts: each runs on the tokens that were routed to it.
+
+use super::block::{Block, State};
+use super::{Error, Linear, Mix, Role, Slot, Stage};
+use tch::Tensor;
+
+impl Block {
+    /// The tokens that go through an expert, as places in `[B * T]`: int64, ascending.
+    pub fn routed(&self, state: &State, expert: usize) -> Result<Tensor, Error> {
+        let weights = (state.slot(Slot::Routes)).f_select(-1, expert as i64)?;
+        Ok(weights.f_flatten(0, -1)?.f_nonzero()?.f_flatten(0, -1)?)
+    }
+
+    /// What the experts read of rows of the residual stream, `[tokens, hidden]`.
+    pub fn expert_input(&self, stage: &Stage, rows: &Tensor) -> Result<Tensor, Error> {
+        self.normed(stage.input, rows)
+    }
+
+    /// From an expert's input to what its last linear reads, through its first `linears`.
+    pub fn expert_activations(
+        &self,
+        stage: &Stage,
+        expert: usize,
+        linears: &[Linear],
+        x: &Tensor,
+    ) -> Result<Tensor, Error> {
+        let mut outputs = Vec::new();
+        for (plan, linear) in stage.experts[expert].inputs.iter().zip(linears) {
+            outputs.push((plan.parts[0].0, linear.forward(x)?));
+        }
+        let mut take = |role| {
+            let position = outputs.iter().position(|output| output.0 == role);
+            outputs.swap_remove(position.expect("gate and up")).1
+        };
+        let gate = take(Role::Gate);
+        self.gated(gate, &take(Role::Up))
+    }
+
+    /// Adds what an expert makes of `tokens`, `[tokens, hidden]`, to `added` `[B, T, hidden]`, weighed as the router says.
+    pub fn add_expert(
+        &self,
+        state: &State,
+        expert: usize,
+        tokens: &Tensor,
+        output: &Tensor,
+        added: &Tensor,
+    ) -> Result<(), Error> {
+        let weights = (state.slot(Slot::Routes)).f_select(-1, expert as i64)?;
+        let weights = weights.f_flatten(0, -1)?.f_index_select(0, tokens)?;
+        let output = output.f_mul(&weights.f_unsqueeze(1)?.f_to_device(output.device())?)?;
+        let output = output.f_to_device(added.device())?;
+        // A view: the slot's own memory.
+        let mut rows = added.f_view([-1, *added.size().last().expect("a width")])?;
+        let _ = rows.f_index_add_(0, tokens, &output)?;
+        Ok(())
+    }
+
+    /// Runs one expert: its inputs' linears and its output's, in this order.
+    pub fn run_expert(
+        &self,
+        stage: &Stage,
+        expert: usize,
+        linears: &[Linear],
+        state: &mut State,
+    ) -> Result<(), Error> {
+        let added = match state.take_slot(Slot::Added) {
+            Some(added) => added,
+            None => state.hidden.f_zeros_like()?.f_contiguous()?,
+        };
+        let tokens = self.routed(state, expert)?;
+        if tokens.numel() > 0 {
+            let rows = state.hidden.f_flatten(0, 1)?.f_index_select(0, &tokens)?;
+            let x = self.expert_input(stage, &rows)?;
+            let (output, inputs) = linears.split_last().expect("an expert has linears");
+            let activated = self.expert_activations(stage, expert, inputs, &x)?;
+            let output = output.forward(&activated)?;
+            self.add_expert(state, expert, &tokens, &output, &added)?;
+        }
+        state.set_slot(Slot::Added, Some(added));
+        Ok(())
+    }
+
+    /// Runs a stage of experts: `linears` are those of the first, then those of the second, and so on.
+    pub(super) fn run_experts(
+        &self,
+        stage: &Stage,
+        linears: &[Linear],
+        mut state: State,
+    ) -> Result<State, Error> {
+        let per_expert = linears.len() / stage.experts.len();
+        for (expert, linears) in linears.chunks(per_expert).enumerate() {
+            self.run_expert(stage, expert, linears, &mut state)?;
+        }
+        self.finish_experts(stage, state)
+    }
+
+    /// What follows the last expert of a stage: the residual stream takes what was added.
+    pub fn finish_experts(&self, stage: &Stage, mut state: State) -> Result<State, Error> {
+        for mix in &stage.mixes {
+            if let Mix::Experts(norm) = mix {
+                let added = state.take_slot(Slot::Added).expect("an expert has run");
+                state.set_slot(Slot::Routes, None);
+                self.add_to_residual(added, *norm, &mut state)?;
+            }
+        }
+        Ok(state)
+    }
+}

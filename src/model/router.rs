@@ -1,0 +1,81 @@
+//! Which experts a token goes through, and what each of them counts.
+
+use super::Error;
+use super::arch::{self, GroupScore, Scoring};
+use super::config::ExpertsConfig;
+use tch::{Kind, Tensor};
+
+/// A layer's router but for its linear.
+#[derive(Debug)]
+pub(super) struct Router {
+    row: arch::Router,
+    top_k: usize,
+    renormalize: bool,
+    scaling: Option<f64>,
+    groups: Option<(usize, usize)>,
+    /// Added to the scores for the choice alone, `[experts]` float32.
+    correction: Option<Tensor>,
+}
+
+impl Router {
+    pub fn new(row: arch::Router, config: &ExpertsConfig, correction: Option<Tensor>) -> Self {
+        Self {
+            row,
+            top_k: config.top_k,
+            renormalize: config.renormalize,
+            scaling: config.scaling,
+            groups: config.groups,
+            correction,
+        }
+    }
+
+    /// From the outputs of the router's linear, `[.., experts]` float32, what each expert's output is multiplied by: 0 for
+    /// those that the token does not go through.
+    pub fn weights(&self, logits: &Tensor) -> Result<Tensor, Error> {
+        let scores = match self.row.scoring {
+            Scoring::Softmax => logits.f_softmax(-1, Kind::Float)?,
+            Scoring::Sigmoid => logits.f_sigmoid()?,
+        };
+        let mut worth = match &self.correction {
+            Some(correction) => scores.f_add(correction)?,
+            None => scores.shallow_clone(),
+        };
+        if let (Some((n_groups, kept)), Some(by)) = (self.groups, self.row.groups) {
+            worth = within_groups(&worth, n_groups, kept, by)?;
+        }
+        let (_, chosen) = worth.f_topk(self.top_k as i64, -1, true, false)?;
+        let mut weights = scores.f_gather(-1, &chosen, false)?;
+        if self.renormalize {
+            let sum = weights.f_sum_dim_intlist(-1, true, Kind::Float)?;
+            // As transformers has it where scores may all vanish.
+            weights = weights.f_div(&sum.f_add_scalar(1e-20)?)?;
+        }
+        if let Some(factor) = self.scaling {
+            weights = weights.f_mul_scalar(factor)?;
+        }
+        Ok(scores.f_zeros_like()?.f_scatter(-1, &chosen, &weights)?)
+    }
+}
+
+/// `worth` with minus infinity in all but the best groups.
+fn within_groups(
+    worth: &Tensor,
+    n_groups: usize,
+    kept: usize,
+    by: GroupScore,
+) -> Result<Tensor, Error> {
+    let grouped = worth.f_unflatten(-1, [n_groups as i64, -1])?;
+    let best = match by {
+        GroupScore::Best => grouped.f_amax(-1, false)?,
+        GroupScore::BestTwo => {
+            let (best, _) = grouped.f_topk(2, -1, true, false)?;
+            best.f_sum_dim_intlist(-1, false, Kind::Float)?
+        }
+    };
+    let (_, groups) = best.f_topk(kept as i64, -1, true, false)?;
+    let open = best.f_zeros_like()?.f_scatter_value(-1, &groups, 1)?;
+    let shut = open.f_eq(0)?.f_unsqueeze(-1)?;
+    Ok(grouped
+        .f_masked_fill(&shut, f64::NEG_INFINITY)?
+        .f_flatten(-2, -1)?)
+}
