@@ -3,13 +3,17 @@
 //! Absent keys get what transformers 5.23 gives them. Both spellings of the rotary settings are read: `rope_theta` with
 //! `rope_scaling`, and `rope_parameters`. What the forward pass does not compute is refused here, by name.
 
+mod latent;
 mod rotary;
 
 use super::Error;
-use super::arch::{Architecture, AttentionScale, Bias, Joint, RopeLayers, Scale, WindowRule};
+use super::arch::{
+    Architecture, AttentionScale, Bias, Joint, NormSite, RopeLayers, Scale, Temperature, WindowRule,
+};
 use super::keys::{Keys, usual};
-use rotary::ropes;
+pub use latent::LatentConfig;
 pub use rotary::{RopeConfig, RopeScaling};
+use rotary::{RotarySettings, ropes};
 use serde_json::Value;
 use tch::Kind;
 
@@ -30,6 +34,8 @@ pub enum Activation {
 pub struct LayerConfig {
     /// How many positions a token sees, itself included; `None` for all.
     pub window: Option<usize>,
+    /// A token sees only those of its own chunk, of so many positions.
+    pub chunk: Option<usize>,
     /// Which of the model's rotary embeddings.
     pub rope: Option<usize>,
 }
@@ -44,6 +50,16 @@ pub struct Biases {
     pub head: bool,
 }
 
+/// What a query is multiplied by at its position: `1 + strength ln(1 + floor((position + start) / interval))`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TemperatureConfig {
+    pub strength: f64,
+    pub start: f64,
+    pub interval: f64,
+    /// Only in layers without a rotary embedding.
+    pub without_rope: bool,
+}
+
 /// A model's numbers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -53,7 +69,17 @@ pub struct Config {
     pub n_layers: usize,
     pub n_heads: usize,
     pub n_kv_heads: usize,
+    /// Numbers of a head's query and key.
     pub head_dim: usize,
+    /// Numbers of a head's value.
+    pub value_head_dim: usize,
+    /// Where queries, keys and values are made of narrower vectors.
+    pub latent: Option<LatentConfig>,
+    /// Whether the norms of queries and keys that the family may have are there.
+    pub qk_norm: bool,
+    /// The bound that Q, K and V are clipped to.
+    pub qkv_clip: Option<f64>,
+    pub temperature: Option<TemperatureConfig>,
     pub max_position_embeddings: usize,
     pub norm_eps: f64,
     pub activation: Activation,
@@ -74,7 +100,18 @@ pub struct Config {
     pub kind: Option<Kind>,
 }
 
+/// What transformers adds to the mean squares of latents, whatever the config says for the other norms.
+const LATENT_NORM_EPS: f64 = 1e-6;
+
 impl Config {
+    /// What the norm there adds to the mean square or the variance.
+    pub fn norm_eps_at(&self, site: NormSite) -> f64 {
+        match site {
+            NormSite::QueryLatent | NormSite::KeyValueLatent => LATENT_NORM_EPS,
+            _ => self.norm_eps,
+        }
+    }
+
     /// Reads and checks the numbers of a family's `config.json`.
     pub(super) fn new(json: &Value, arch: &Architecture) -> Result<Self, Error> {
         let json = usual(json, arch);
@@ -94,10 +131,15 @@ impl Config {
                 format!("a divisor of num_attention_heads, {n_heads}"),
             ));
         }
-        let head_dim = match keys.usize("head_dim")? {
-            Some(head_dim) => head_dim,
-            None if hidden_size % n_heads == 0 => hidden_size / n_heads,
-            None => {
+        let latent = match arch.attention.latent {
+            Some(_) => Some(LatentConfig::new(&keys, n_heads, n_kv_heads)?),
+            None => None,
+        };
+        let head_dim = match (&latent, keys.usize("head_dim")?) {
+            (Some(latent), _) => latent.head_dim,
+            (None, Some(head_dim)) => head_dim,
+            (None, None) if hidden_size % n_heads == 0 => hidden_size / n_heads,
+            (None, None) => {
                 return Err(keys.invalid(
                     "hidden_size",
                     format!("a multiple of num_attention_heads, {n_heads}, or head_dim"),
@@ -122,9 +164,23 @@ impl Config {
                 Scale::By(key) => keys.positive(key)?,
                 Scale::Over(key) => keys.positive(key)?.map(f64::recip),
                 Scale::RootOfHidden => Some((hidden_size as f64).sqrt()),
+                Scale::OverHidden(key) => {
+                    (keys.positive(key)?).map(|number| number / hidden_size as f64)
+                }
+                Scale::OverRootOfLayers(key) => {
+                    (keys.positive(key)?).map(|number| number / (n_layers as f64).sqrt())
+                }
             })
         };
-        let ropes = ropes(&keys, arch, head_dim, max_position_embeddings as f64)?;
+        let rotary = RotarySettings::new(&keys);
+        let turning_dim = latent.map_or(head_dim, |latent| latent.turning_dim);
+        let ropes = ropes(
+            &keys,
+            &rotary,
+            arch,
+            turning_dim,
+            max_position_embeddings as f64,
+        )?;
         Ok(Self {
             vocab_size: keys.size("vocab_size")?,
             hidden_size,
@@ -133,6 +189,17 @@ impl Config {
             n_heads,
             n_kv_heads,
             head_dim,
+            value_head_dim: latent.map_or(head_dim, |latent| latent.value_head_dim),
+            latent,
+            qk_norm: match arch.attention.qk_norm_if {
+                None => true,
+                Some(key) => keys.bool(key)?.unwrap_or(false),
+            },
+            qkv_clip: match arch.attention.clip {
+                None => None,
+                Some(key) => keys.positive(key)?,
+            },
+            temperature: temperature(&keys, &rotary, arch.attention.temperature)?,
             max_position_embeddings,
             norm_eps: keys.positive(arch.norm_eps)?.unwrap_or(1e-6),
             activation: activation(&keys)?,
@@ -151,6 +218,9 @@ impl Config {
             },
             attention_scale: match arch.attention.scale {
                 AttentionScale::HeadDim => 1.0 / (head_dim as f64).sqrt(),
+                AttentionScale::StretchedHeadDim => {
+                    rotary.mscale()?.powi(2) / (head_dim as f64).sqrt()
+                }
                 AttentionScale::OverRootOf(key) => {
                     let number = keys.positive(key)?.ok_or_else(|| keys.missing(key))?;
                     1.0 / number.sqrt()
@@ -197,6 +267,32 @@ fn kind(keys: &Keys<'_>) -> Result<Option<Kind>, Error> {
     }
 }
 
+fn temperature(
+    keys: &Keys<'_>,
+    rotary: &RotarySettings<'_>,
+    temperature: Temperature,
+) -> Result<Option<TemperatureConfig>, Error> {
+    let number = |keys: &Keys<'_>, key| keys.positive(key)?.ok_or_else(|| keys.missing(key));
+    let tuned = keys.get("attn_temperature_tuning");
+    Ok(match temperature {
+        Temperature::One => None,
+        // Early configs have numbers here.
+        Temperature::WithoutRope if tuned.is_none_or(|value| value == false || value == 0) => None,
+        Temperature::WithoutRope => Some(TemperatureConfig {
+            strength: number(keys, "attn_scale")?,
+            start: 1.0,
+            interval: number(keys, "floor_scale")?,
+            without_rope: true,
+        }),
+        Temperature::Stretched => Some(TemperatureConfig {
+            strength: number(&rotary.keys(), "llama_4_scaling_beta")?,
+            start: 0.0,
+            interval: number(&rotary.keys(), "original_max_position_embeddings")?,
+            without_rope: false,
+        }),
+    })
+}
+
 /// Windows and positions of all layers.
 fn layers(
     keys: &Keys<'_>,
@@ -224,9 +320,14 @@ fn layers(
             }
         },
     };
-    let windows = windows(keys, arch.window, &positioned)?;
+    let mut windows = windows(keys, arch.window, &positioned)?;
+    let mut chunks = vec![None; n_layers];
+    if arch.window == WindowRule::Chunks {
+        std::mem::swap(&mut windows, &mut chunks);
+    }
     let any_window = windows.iter().any(Option::is_some);
-    let layers = windows.iter().zip(positioned).map(|(&window, positioned)| {
+    let reach = windows.iter().zip(chunks);
+    let layers = reach.zip(positioned).map(|((&window, chunk), positioned)| {
         let positioned = match arch.rotary.layers {
             RopeLayers::Windowed => window.is_some() || !any_window,
             RopeLayers::All | RopeLayers::NoRopeLayers => positioned,
@@ -234,13 +335,14 @@ fn layers(
         let rope = if window.is_some() { n_ropes - 1 } else { 0 };
         LayerConfig {
             window,
+            chunk,
             rope: positioned.then_some(rope),
         }
     });
     Ok(layers.collect())
 }
 
-/// `positioned` says which layers have positions of their own.
+/// `positioned` says which layers have positions of their own. Chunks are in the windows' place.
 fn windows(
     keys: &Keys<'_>,
     rule: WindowRule,
@@ -271,6 +373,7 @@ fn windows(
             let windowed = every_layer().map(|layer| (layer + 1) % interval != 0);
             (keys.window()?, windowed.collect())
         }
+        WindowRule::Chunks => (keys.length("attention_chunk_size")?, positioned.to_vec()),
         WindowRule::WithoutRope => (if_used()?, positioned.iter().map(|&has| !has).collect()),
     };
     let Some(types) = keys.get("layer_types") else {
@@ -288,16 +391,20 @@ fn windows(
                 format!("a list of num_hidden_layers, {n_layers}, names"),
             )
         })?;
+    let (near, length) = match rule {
+        WindowRule::Chunks => ("chunked_attention", "attention_chunk_size"),
+        _ => ("sliding_attention", "sliding_window"),
+    };
     types
         .iter()
         .map(|name| match (name.as_str(), window) {
             (Some("full_attention"), _) => Ok(None),
-            (Some("sliding_attention"), Some(window)) => Ok(Some(window)),
-            (Some("sliding_attention"), None) => Err(keys.invalid(
-                "layer_types",
-                "full_attention only, because no sliding_window is in use",
-            )),
-            _ => Err(keys.unsupported("layer_types", "full_attention, sliding_attention")),
+            (Some(name), Some(window)) if name == near => Ok(Some(window)),
+            (Some(name), None) if name == near => {
+                let expected = format!("full_attention only, because no {length} is in use");
+                Err(keys.invalid("layer_types", expected))
+            }
+            _ => Err(keys.unsupported("layer_types", &format!("full_attention, {near}"))),
         })
         .collect()
 }
@@ -372,6 +479,7 @@ mod tests {
         let expected = RopeConfig {
             theta: 5e5,
             dim: 12,
+            neighbours: false,
             scaling: RopeScaling::Linear { factor: 2.0 },
         };
         assert_eq!(read("llama", &old).ropes, std::slice::from_ref(&expected));
@@ -380,6 +488,7 @@ mod tests {
         let expected = RopeConfig {
             theta: 5e5,
             dim: 12,
+            neighbours: false,
             scaling: RopeScaling::Default,
         };
         assert_eq!(read("llama", &partly).ropes, [expected]);

@@ -25,7 +25,10 @@ mod tests;
 pub use arch::{Architecture, NormKind, NormSite, QkNorm, Role};
 pub use attention::KvCache;
 pub use block::{Block, Layer, State};
-pub use config::{Activation, Biases, Config, LayerConfig, RopeConfig, RopeScaling};
+pub use config::{
+    Activation, Biases, Config, LatentConfig, LayerConfig, RopeConfig, RopeScaling,
+    TemperatureConfig,
+};
 pub use head::Head;
 pub use linear::Linear;
 pub use norm::Norm;
@@ -220,6 +223,6 @@ impl Model {
 
     /// Rotary tables for positions `0..seq_len`. Dynamic scaling takes its base from this `seq_len`.
     pub fn ropes(&self, compute: Compute, seq_len: usize) -> Result<Ropes, Error> {
-        Ropes::new(&self.config, self.arch.rotary.pairs, compute, seq_len)
+        Ropes::new(&self.config, compute, seq_len)
     }
 }

@@ -5,7 +5,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::batch::Batch;
 use super::memory::MemoryPlan;
-use crate::model::{Block, Compute, Linear, Model, Ropes, Slot, Stage, StageInput, State, Weights};
+use crate::model::{Block, Compute, Linear, Model, Ropes, Slot, Stage, State, Weights};
 use crate::quant::{InputStats, InputSums};
 
 /// All windows' activations, in the dtype of the forward pass.
@@ -78,22 +78,28 @@ impl Activations {
         }
         for index in 0..self.batches.len() {
             let state = self.batches[index].state();
-            let slices = if stage.is_tokenwise() {
-                self.slices(state)?
+            if stage.is_tokenwise() {
+                for (start, slice) in self.slices(state)? {
+                    let slice = self.arrive(block, &slice)?;
+                    let made = self.through(block, stage, &linears, slice)?;
+                    self.batches[index].store(start, &made)?;
+                }
+                self.release(index, stage);
             } else {
-                vec![(0, state.shallow_clone())]
-            };
-            for (start, slice) in slices {
-                let slice = self.arrive(block, &slice)?;
-                let made = self.through(block, stage, &linears, slice)?;
-                self.batches[index].store(start, &made)?;
-            }
-            if let StageInput::Slot(slot) = stage.input {
-                self.batches[index].release(slot);
+                let whole = self.arrive(block, state)?;
+                let made = self.through(block, stage, &linears, whole)?;
+                self.release(index, stage);
+                self.batches[index].store(0, &made)?;
             }
         }
         self.ahead = None;
         Ok(())
+    }
+
+    fn release(&mut self, index: usize, stage: &Stage) {
+        for slot in stage.empties() {
+            self.batches[index].release(slot);
+        }
     }
 
     /// Divides the rows of the linear called `name` by `divisors`, which divides the channels of `slot` by `channels`: in

@@ -11,7 +11,7 @@ use super::solve::{self, CLIP, FloatLinear, ScaleFound, Solved};
 use super::{Run, Times};
 use crate::cli::settings::Solver;
 use crate::fault::InputError;
-use crate::model::{Block, Fold, LayerPlan, Linear, LinearPlan, Stage, StageInput, Stored};
+use crate::model::{Block, Fold, LayerPlan, Linear, LinearPlan, Stage, Stored};
 use crate::quant::{InputStats, QuantizedLinear, awq};
 use crate::report::LinearReport;
 
@@ -271,7 +271,7 @@ impl<'a> LayerRun<'a> {
                         *bias /= divisor;
                     }
                 }
-                if let StageInput::Slot(slot) = stage.input {
+                if let Some(slot) = stage.input.slot() {
                     activations.divide_rows(linear, &divisors, slot, scale)?;
                 }
                 Ok(divisors)
@@ -346,6 +346,10 @@ impl<'a> LayerRun<'a> {
                     let bias = crate::tensor::to_f32(bias)?;
                     self.run.outbox.float16(plan.bias_name(), bias)?;
                 }
+            }
+            if let (Some((name, _)), Some(sinks)) = (&self.plan.sinks, &self.block.sinks) {
+                let values = crate::tensor::to_f32(sinks)?;
+                self.run.outbox.float16(name.clone(), values)?;
             }
             for (linear, bias) in self.biases.drain(..) {
                 self.run.outbox.float16(format!("{linear}.bias"), bias)?;

@@ -1,11 +1,14 @@
 //! How much memory a run takes, and how it is made to fit: windows a batch, whether wide activations are kept, and
 //! whether a window goes through the linears in slices.
 
+use std::ops::Range;
+
 use tch::Device;
 
+use super::batch::first_fit;
 use crate::cli::settings::Settings;
 use crate::fault::ResourceError;
-use crate::model::{Compute, Mix, Model, Role, Slot, Stage, StageInput};
+use crate::model::{Compute, Mix, Model, Slot, Stage, StageInput};
 use crate::report::human_bytes;
 
 /// Most tokens that run through a layer together: enough for full-speed products, few enough for a CPU's caches.
@@ -131,19 +134,22 @@ impl MemoryPlan {
 fn slot_width(model: &Model, recompute: bool) -> usize {
     let mut widest = 0;
     for layer in &model.layers {
-        let mut waiting: Vec<(Slot, usize)> = Vec::new();
+        let mut places: Vec<(Slot, Range<usize>)> = Vec::new();
         for stage in &layer.stages {
+            let empties = stage.empties();
+            let empty =
+                |places: &mut Vec<(Slot, _)>| places.retain(|place| !empties.contains(&place.0));
+            if !stage.is_tokenwise() {
+                empty(&mut places);
+            }
             if !(recompute && stage.remakable) {
-                waiting.extend(stage.mixes.iter().filter_map(|mix| match mix {
-                    Mix::Attention => Some((Slot::Attended, stage.width(Role::Q))),
-                    Mix::GatedMlp | Mix::PlainMlp => Some((Slot::Activated, stage.width(Role::Up))),
-                    Mix::Residual(_) => None,
-                }));
+                for (slot, width) in stage.fills() {
+                    let start = first_fit(&places, width);
+                    places.push((slot, start..start + width));
+                    widest = widest.max(start + width);
+                }
             }
-            widest = widest.max(waiting.iter().map(|slot| slot.1).sum());
-            if let StageInput::Slot(read) = stage.input {
-                waiting.retain(|slot| slot.0 != read);
-            }
+            empty(&mut places);
         }
     }
     widest
@@ -160,10 +166,16 @@ fn stage_bytes(stage: &Stage, element: usize) -> usize {
 /// bfloat16 on the CPU), its outputs and what the mixing step makes of them.
 fn token_bytes(stage: &Stage, element: usize) -> usize {
     let input = match stage.input {
-        StageInput::Norm(_) => stage.in_features * (4 + 4 + element),
+        StageInput::Norm(_) | StageInput::NormOf(..) => stage.in_features * (4 + 4 + element),
         StageInput::Hidden | StageInput::Slot(_) => 0,
     };
-    input + 2 * stage.out_features() * element
+    // Queries and keys are put together of their parts.
+    let copies = if stage.mixes.contains(&Mix::LatentAttention) {
+        6
+    } else {
+        2
+    };
+    input + copies * stage.out_features() * element
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+import cases_latent
 import formula
 
 OUT = pathlib.Path(__file__).resolve().parent.parent
@@ -159,14 +160,17 @@ CASES = {
 }
 
 
-CASES |= FAMILIES
+CASES |= FAMILIES | cases_latent.CASES
+# Families that transformers has under another name.
+ACTS_AS = {"kimi_k2": "deepseek_v3"}
 # Names that transformers has for tensors that files and runtimes call otherwise.
 STORED = {"gpt_neox": {"lm_head.weight": "embed_out.weight"}}
 
 
 def tiny_logits(name, config):
     # from_dict takes what it is given to pieces.
-    typed = CONFIG_MAPPING[config["model_type"]].from_dict(json.loads(json.dumps(config)))
+    model_type = ACTS_AS.get(config["model_type"], config["model_type"])
+    typed = CONFIG_MAPPING[model_type].from_dict(json.loads(json.dumps(config | {"model_type": model_type})))
     model = AutoModelForCausalLM.from_config(typed, attn_implementation="eager", dtype=torch.float32).eval()
     stored = STORED.get(config["model_type"], {})
     state = {

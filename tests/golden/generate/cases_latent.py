@@ -1,0 +1,55 @@
+"""Cases of logits.py: multi-head latent attention, and what attention may do besides."""
+
+BASE = {
+    "vocab_size": 64, "hidden_size": 48, "intermediate_size": 72, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 4, "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "hidden_act": "silu",
+    "rope_theta": 10000.0, "q_lora_rank": 24, "kv_lora_rank": 20, "qk_nope_head_dim": 10, "qk_rope_head_dim": 4,
+    "v_head_dim": 12,
+}
+WIDE_VALUES = {"v_head_dim": 18}
+# A part that turns with four frequencies.
+TURNING = {"kv_lora_rank": 24, "qk_rope_head_dim": 8}
+YARN = TURNING | {
+    "max_position_embeddings": 640,
+    "rope_scaling": {
+        "type": "yarn", "factor": 40.0, "original_max_position_embeddings": 16, "beta_fast": 32, "beta_slow": 1,
+        "mscale": 0.707, "mscale_all_dim": 1.1,
+    },
+}
+
+
+def family(model_type, architecture, **changes):
+    return BASE | {"model_type": model_type, "architectures": [architecture]} | changes
+
+
+def without(config, *keys):
+    return {key: value for key, value in config.items() if key not in keys}
+
+
+DENSE = {"first_k_dense_replace": 2}
+
+CASES = {
+    "deepseek_v2_dense": family("deepseek_v2", "DeepseekV2ForCausalLM", **DENSE, **YARN, attention_bias=True),
+    "deepseek_v2_lite_dense": without(
+        family("deepseek_v2", "DeepseekV2ForCausalLM", **DENSE, **WIDE_VALUES, q_lora_rank=None, mlp_bias=True),
+        "num_key_value_heads"),
+    "deepseek_v3_dense": family("deepseek_v3", "DeepseekV3ForCausalLM", **DENSE, **YARN),
+    "deepseek_v3_halves": family(
+        "deepseek_v3", "DeepseekV3ForCausalLM", **DENSE, **TURNING, rope_interleave=False, q_lora_rank=None,
+        attention_bias=True, tie_word_embeddings=True),
+    "glm4_moe_lite_dense": family(
+        "glm4_moe_lite", "Glm4MoeLiteForCausalLM", **TURNING, mlp_layer_types=["dense", "dense"]),
+    "kimi_k2_dense": family("kimi_k2", "DeepseekV3ForCausalLM", **DENSE, **YARN, head_dim=8),
+    "minicpm3": without(family(
+        "minicpm3", "MiniCPM3ForCausalLM", **TURNING, scale_emb=3, scale_depth=1.4, dim_model_base=12, rope_scaling={
+            "rope_type": "longrope", "short_factor": [1.0, 1.1, 1.3, 2.0], "long_factor": [1.0, 2.0, 3.0, 4.0],
+            "original_max_position_embeddings": 16,
+        }), "v_head_dim"),
+    "minicpm3_unscaled": family(
+        "minicpm3", "MiniCPM3ForCausalLM", **WIDE_VALUES, q_lora_rank=None, scale_emb=1, scale_depth=None,
+        dim_model_base=None, attention_bias=True, mlp_bias=True, tie_word_embeddings=False),
+    "olmo_clip": without(
+        family("olmo", "OlmoForCausalLM", num_key_value_heads=2, clip_qkv=0.7), "rms_norm_eps", "q_lora_rank", "kv_lora_rank",
+        "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"),
+    "youtu": family("youtu", "YoutuForCausalLM", **WIDE_VALUES),
+}
