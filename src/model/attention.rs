@@ -324,52 +324,110 @@ mod tests {
         }
     }
 
-    /// Many blocks, windows that end inside one, and a cache, against one softmax over everything.
+    /// One softmax over everything.
+    fn plain([query, key, value]: [&Tensor; 3], scores: Scores, sinks: Option<&Tensor>) -> Tensor {
+        let n_tokens = query.size()[1];
+        let repeats = query.size()[2] / key.size()[2];
+        let heads = |x: &Tensor| (x.transpose(1, 2)).repeat_interleave_self_int(repeats, 1, None);
+        let products = query.transpose(1, 2).matmul(&heads(key).transpose(2, 3)) * scores.scale;
+        let limit = scores.window.map_or(i64::MAX, |window| window as i64);
+        let mut seen = mask(n_tokens, n_tokens, limit, Device::Cpu).unwrap();
+        if let Some(chunk) = scores.chunk {
+            let chunks = Tensor::arange(n_tokens, (Kind::Int64, Device::Cpu))
+                .divide_scalar_mode(chunk as i64, "floor");
+            seen = seen.logical_and(&chunks.view([-1, 1]).eq_tensor(&chunks));
+        }
+        let mut products = products.masked_fill(&seen.logical_not(), f64::NEG_INFINITY);
+        if let Some(sinks) = sinks {
+            let sinks = sinks.view([1, -1, 1, 1]);
+            let sinks = sinks.expand([query.size()[0], -1, n_tokens, 1], false);
+            products = Tensor::cat(&[products, sinks], 3);
+        }
+        let weights = products.softmax(-1, None).narrow(3, 0, n_tokens);
+        let mixed = weights.matmul(&heads(value));
+        mixed.transpose(1, 2).flatten(2, 3)
+    }
+
+    fn by_parts(
+        tensors: [&Tensor; 3],
+        scores: Scores,
+        sinks: Option<&Tensor>,
+        ends: &[i64],
+    ) -> Tensor {
+        let mut cache = (ends.len() > 1).then(KvCache::new);
+        let mut start = 0;
+        let mut found = Vec::new();
+        for &end in ends {
+            let [query, key, value] = tensors.map(|x| x.slice(1, start, end, 1));
+            found.push(attention(&query, &key, &value, scores, sinks, cache.as_mut()).unwrap());
+            start = end;
+        }
+        Tensor::cat(&found, 1)
+    }
+
+    /// Many blocks, windows that end inside one, chunks, sinks, values wider and narrower than keys, and a cache, against one
+    /// softmax over everything.
     #[test]
     fn blocks_agree_with_a_plain_softmax() {
         let (n_tokens, n_heads, n_kv_heads, head_dim) = (2 * QUERY_BLOCK + 77, 4, 2, 8);
-        let random =
-            |n_heads| Tensor::randn([2, n_tokens, n_heads, head_dim], (Kind::Float, Device::Cpu));
-        let (query, key, value) = (random(n_heads), random(n_kv_heads), random(n_kv_heads));
-        for window in [None, Some(1), Some(100), Some(300), Some(5000)] {
-            let heads = |x: &Tensor| x.transpose(1, 2).repeat_interleave_self_int(2, 1, None);
-            let scores = query.transpose(1, 2).matmul(&heads(&key).transpose(2, 3)) / 8f64.sqrt();
-            let limit = window.map_or(i64::MAX, |window| window as i64);
-            let hidden = mask(n_tokens, n_tokens, limit, Device::Cpu)
-                .unwrap()
-                .logical_not();
-            let expected = scores
-                .masked_fill(&hidden, f64::NEG_INFINITY)
-                .softmax(-1, None)
-                .matmul(&heads(&value))
-                .transpose(1, 2)
-                .flatten(2, 3);
-            for ends in [vec![n_tokens], vec![10, 11, 400, n_tokens]] {
-                let mut cache = (ends.len() > 1).then(KvCache::new);
-                let mut start = 0;
-                let mut found = Vec::new();
-                for end in ends {
-                    let part = |x: &Tensor| x.slice(1, start, end, 1);
-                    let (query, key, value) = (part(&query), part(&key), part(&value));
-                    found.push(
-                        attention(
-                            &query,
-                            &key,
-                            &value,
-                            uncapped(window, 8),
-                            None,
-                            cache.as_mut(),
-                        )
-                        .unwrap(),
-                    );
-                    start = end;
+        let options = (Kind::Float, Device::Cpu);
+        let random = |n_heads, width| Tensor::randn([2, n_tokens, n_heads, width], options);
+        let (query, key) = (random(n_heads, head_dim), random(n_kv_heads, head_dim));
+        let some_sinks = Tensor::randn([n_heads], options) * 3.0;
+        let reaches = [
+            (None, None),
+            (Some(1), None),
+            (Some(100), None),
+            (Some(300), None),
+            (Some(5000), None),
+            (None, Some(1)),
+            (None, Some(10)),
+            (Some(40), Some(300)),
+            (None, Some(5000)),
+        ];
+        for (window, chunk) in reaches {
+            for (value_dim, sinks) in [(8, None), (6, None), (11, Some(&some_sinks))] {
+                let value = random(n_kv_heads, value_dim);
+                let tensors = [&query, &key, &value];
+                let scores = Scores {
+                    chunk,
+                    ..uncapped(window, 8)
+                };
+                let expected = plain(tensors, scores, sinks);
+                for ends in [vec![n_tokens], vec![10, 11, 400, n_tokens]] {
+                    let found = by_parts(tensors, scores, sinks, &ends);
+                    let error = (found - &expected).abs().max().double_value(&[]);
+                    assert!(error < 1e-5, "{scores:?} {value_dim}: {error:e}");
                 }
-                let error = (Tensor::cat(&found, 1) - &expected)
-                    .abs()
-                    .max()
-                    .double_value(&[]);
-                assert!(error < 1e-5, "window {window:?}: {error:e}");
             }
+        }
+    }
+
+    /// The kernel's bfloat16 against float32.
+    #[test]
+    fn bf16_agrees_with_a_plain_softmax() {
+        let options = (Kind::Float, Device::Cpu);
+        let random = |n_heads, width| {
+            let numbers = Tensor::randn([2, 130, n_heads, width], options);
+            numbers.to_kind(Kind::BFloat16)
+        };
+        let sinks = Tensor::randn([4], options) * 3.0;
+        let (query, key, value) = (random(4, 24), random(2, 24), random(2, 10));
+        for (chunk, sinks) in [
+            (None, Some(&sinks)),
+            (Some(50), Some(&sinks)),
+            (Some(7), None),
+        ] {
+            let scores = Scores {
+                chunk,
+                ..uncapped(None, 24)
+            };
+            let found = by_parts([&query, &key, &value], scores, sinks, &[130]);
+            let wide = [&query, &key, &value].map(|x| x.to_kind(Kind::Float));
+            let expected = plain(wide.each_ref(), scores, sinks);
+            // Values up to 4, probabilities and results rounded to 2^-9 of themselves.
+            let error = (found.to_kind(Kind::Float) - expected).abs().max();
+            assert!(error.double_value(&[]) < 0.03, "{scores:?}");
         }
     }
 }

@@ -189,7 +189,6 @@ fn large_scores_do_not_overflow() {
             n_tokens: 300,
             head_dim: 64,
             value_dim: 64,
-            has_sinks: true,
             window,
             key_size: 150.0,
             ..CASE

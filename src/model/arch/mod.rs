@@ -15,6 +15,7 @@ mod gemma2;
 mod gemma3_text;
 mod glm;
 mod glm4;
+mod glm4_moe;
 mod glm4_moe_lite;
 mod gpt_neox;
 mod granite;
@@ -22,6 +23,7 @@ mod helium;
 mod hunyuan_v1_dense;
 mod kimi_k2;
 mod llama;
+mod llama4_text;
 mod minicpm3;
 mod ministral;
 mod mistral;
@@ -371,6 +373,7 @@ pub const ARCHITECTURES: &[&Architecture] = &[
     &gemma3_text::GEMMA3_TEXT,
     &glm::GLM,
     &glm4::GLM4,
+    &glm4_moe::GLM4_MOE,
     &glm4_moe_lite::GLM4_MOE_LITE,
     &gpt_neox::GPT_NEOX,
     &granite::GRANITE,
@@ -378,6 +381,7 @@ pub const ARCHITECTURES: &[&Architecture] = &[
     &hunyuan_v1_dense::HUNYUAN_V1_DENSE,
     &kimi_k2::KIMI_K2,
     &llama::LLAMA,
+    &llama4_text::LLAMA4_TEXT,
     &minicpm3::MINICPM3,
     &ministral::MINISTRAL,
     &mistral::MISTRAL,

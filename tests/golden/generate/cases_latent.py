@@ -27,6 +27,14 @@ def without(config, *keys):
 
 
 DENSE = {"first_k_dense_replace": 2}
+LATENT_KEYS = ["q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"]
+GLM4_MOE = without(
+    family("glm4_moe", "Glm4MoeForCausalLM", **DENSE, num_key_value_heads=2, head_dim=20, attention_bias=True), *LATENT_KEYS)
+LLAMA4 = without(
+    family(
+        "llama4_text", "Llama4ForCausalLM", num_key_value_heads=2, head_dim=14, intermediate_size_mlp=72, moe_layers=[],
+        num_hidden_layers=4, attention_chunk_size=7, floor_scale=5, attn_scale=0.3),
+    "intermediate_size", *LATENT_KEYS)
 
 CASES = {
     "deepseek_v2_dense": family("deepseek_v2", "DeepseekV2ForCausalLM", **DENSE, **YARN, attention_bias=True),
@@ -41,15 +49,21 @@ CASES = {
         "glm4_moe_lite", "Glm4MoeLiteForCausalLM", **TURNING, mlp_layer_types=["dense", "dense"]),
     "kimi_k2_dense": family("kimi_k2", "DeepseekV3ForCausalLM", **DENSE, **YARN, head_dim=8),
     "minicpm3": without(family(
-        "minicpm3", "MiniCPM3ForCausalLM", **TURNING, scale_emb=3, scale_depth=1.4, dim_model_base=12, rope_scaling={
+        "minicpm3", "MiniCPM3ForCausalLM", **TURNING, tie_word_embeddings=True, scale_emb=3, scale_depth=1.4, dim_model_base=12, rope_scaling={
             "rope_type": "longrope", "short_factor": [1.0, 1.1, 1.3, 2.0], "long_factor": [1.0, 2.0, 3.0, 4.0],
             "original_max_position_embeddings": 16,
         }), "v_head_dim"),
     "minicpm3_unscaled": family(
         "minicpm3", "MiniCPM3ForCausalLM", **WIDE_VALUES, q_lora_rank=None, scale_emb=1, scale_depth=None,
         dim_model_base=None, attention_bias=True, mlp_bias=True, tie_word_embeddings=False),
+    "glm4_moe_dense": GLM4_MOE | {"use_qk_norm": True},
+    "glm4_moe_no_norms": GLM4_MOE | {"partial_rotary_factor": 0.8},
+    "llama4_text_dense": LLAMA4,
+    "llama4_text_plain": LLAMA4 | {
+        "no_rope_layers": [0, 1, 1, 0], "use_qk_norm": False, "attn_temperature_tuning": False, "attention_bias": True,
+        "layer_types": ["full_attention", "full_attention", "chunked_attention", "chunked_attention"],
+    },
     "olmo_clip": without(
-        family("olmo", "OlmoForCausalLM", num_key_value_heads=2, clip_qkv=0.7), "rms_norm_eps", "q_lora_rank", "kv_lora_rank",
-        "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"),
-    "youtu": family("youtu", "YoutuForCausalLM", **WIDE_VALUES),
+        family("olmo", "OlmoForCausalLM", num_key_value_heads=2, clip_qkv=0.7), "rms_norm_eps", *LATENT_KEYS),
+    "youtu": family("youtu", "YoutuForCausalLM", **WIDE_VALUES, tie_word_embeddings=True),
 }
