@@ -413,6 +413,7 @@ fn windows(
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::super::Model;
+    use super::super::arch;
     use super::*;
     use serde_json::json;
 
@@ -568,6 +569,75 @@ mod tests {
             "llama",
             &json!({"partial_rotary_factor": 0.5}),
             "config.json: partial_rotary_factor is 0.5, which is not implemented; supported: 1.0",
+        );
+    }
+
+    #[test]
+    fn how_many_dimensions_turn_may_be_said_by_a_count() {
+        let llama = arch::find(&json!({"model_type": "llama"})).unwrap();
+        let rotary = arch::Rotary {
+            dim: Some("rotary_dim"),
+            ..llama.rotary
+        };
+        let arch = Architecture { rotary, ..*llama };
+        let dim = |changes| {
+            let config = Config::new(&merged("llama", &changes), &arch);
+            config.map(|config| config.ropes[0].dim)
+        };
+        assert_eq!(dim(json!({})).unwrap(), 12);
+        assert_eq!(dim(json!({"rotary_dim": 8})).unwrap(), 8);
+        assert_eq!(
+            dim(json!({"rotary_dim": 14})).unwrap_err().to_string(),
+            "config.json: rotary_dim is 14, expected a part that leaves an even number of head_dim, 12"
+        );
+        assert_eq!(read("llama", &json!({"rotary_dim": 8})).ropes[0].dim, 12);
+    }
+
+    #[test]
+    fn chunks_are_where_positions_are_or_where_layer_types_says_so() {
+        let chunks = |changes| -> Vec<_> {
+            let layers = read("llama4_text", &changes).layers;
+            assert!(layers.iter().all(|layer| layer.window.is_none()));
+            layers.iter().map(|layer| layer.chunk).collect()
+        };
+        let by_positions = json!({"attention_chunk_size": 7, "no_rope_layers": [1, 0, 1]});
+        assert_eq!(chunks(by_positions), [Some(7), None, Some(7)]);
+        let names = ["full_attention", "chunked_attention", "full_attention"];
+        assert_eq!(
+            chunks(json!({"layer_types": names})),
+            [None, Some(8192), None]
+        );
+        refused(
+            "llama4_text",
+            &json!({"layer_types": vec!["sliding_attention"; 3]}),
+            "config.json: layer_types is [\"sliding_attention\",\"sliding_attention\",\"sliding_attention\"], which is not \
+             implemented; supported: full_attention, chunked_attention",
+        );
+    }
+
+    #[test]
+    fn latents_have_widths_of_their_own() {
+        let changes = json!({"num_key_value_heads": 4, "q_lora_rank": null, "qk_rope_head_dim": 6});
+        let config = read("youtu", &changes);
+        let expected = LatentConfig {
+            query_rank: None,
+            rank: 512,
+            head_dim: 134,
+            turning_dim: 6,
+            value_head_dim: 128,
+        };
+        assert_eq!(config.latent, Some(expected));
+        assert_eq!((config.head_dim, config.value_head_dim), (134, 128));
+        assert_eq!(config.ropes[0].dim, 6);
+        refused(
+            "youtu",
+            &json!({}),
+            "config.json: num_key_value_heads is 2, expected num_attention_heads, 4: every head has its own keys",
+        );
+        refused(
+            "youtu",
+            &json!({"num_key_value_heads": 4, "qk_rope_head_dim": 7}),
+            "config.json: qk_rope_head_dim is 7, expected an even number, as qk_nope_head_dim",
         );
     }
 }

@@ -26,7 +26,9 @@ mod llama;
 mod llama4_text;
 mod minicpm3;
 mod ministral;
+mod ministral3;
 mod mistral;
+mod mistral4;
 mod nemotron;
 mod olmo;
 mod olmo2;
@@ -384,7 +386,9 @@ pub const ARCHITECTURES: &[&Architecture] = &[
     &llama4_text::LLAMA4_TEXT,
     &minicpm3::MINICPM3,
     &ministral::MINISTRAL,
+    &ministral3::MINISTRAL3,
     &mistral::MISTRAL,
+    &mistral4::MISTRAL4,
     &nemotron::NEMOTRON,
     &olmo::OLMO,
     &olmo2::OLMO2,

@@ -1,7 +1,7 @@
 //! The rotary settings of a `config.json`, in both spellings.
 
 use crate::model::Error;
-use crate::model::arch::{Architecture, Pairs, Rotary};
+use crate::model::arch::{Architecture, Pairs};
 use crate::model::keys::Keys;
 use serde_json::Value;
 
@@ -125,7 +125,7 @@ pub(super) fn ropes(
             keys,
             &rope,
             theta_key,
-            arch.rotary,
+            arch,
             head_dim,
             max_position_embeddings,
         )
@@ -153,7 +153,7 @@ fn rope_of(
     keys: &Keys<'_>,
     rope: &Keys<'_>,
     theta_key: &str,
-    rotary: Rotary,
+    arch: &Architecture,
     head_dim: usize,
     max_position_embeddings: f64,
 ) -> Result<RopeConfig, Error> {
@@ -164,17 +164,19 @@ fn rope_of(
     if let Some((key, _)) = entries.find(|(_, value)| value.is_object()) {
         return Err(rope.unsupported(key, "one rotary embedding for all layers"));
     }
-    let mut key = "partial_rotary_factor";
-    let part = match rope.positive(key)? {
+    let rotary = arch.rotary;
+    let part_key = "partial_rotary_factor";
+    let part = match rope.positive(part_key)? {
+        _ if arch.attention.latent.is_some() => Some(1.0),
         Some(part) => Some(part),
-        None => keys.positive(key)?,
+        None => keys.positive(part_key)?,
     };
-    let mut dim = (head_dim as f64 * part.unwrap_or(1.0)) as usize;
-    if let (None, Some(dim_key)) = (part, rotary.dim)
-        && let Some(given) = keys.usize(dim_key)?
-    {
-        (key, dim) = (dim_key, given);
-    }
+    let given = match rotary.dim {
+        Some(key) if part.is_none() => keys.usize(key)?.map(|dim| (key, dim)),
+        _ => None,
+    };
+    let whole = (part_key, (head_dim as f64 * part.unwrap_or(1.0)) as usize);
+    let (key, dim) = given.unwrap_or(whole);
     if dim == 0 || !dim.is_multiple_of(2) || dim > head_dim {
         let expected = format!("a part that leaves an even number of head_dim, {head_dim}");
         return Err(keys.invalid(key, expected));

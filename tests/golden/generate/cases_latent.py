@@ -28,6 +28,12 @@ def without(config, *keys):
 
 DENSE = {"first_k_dense_replace": 2}
 LATENT_KEYS = ["q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"]
+TEMPERATURE = {
+    "rope_parameters": {
+        "rope_type": "yarn", "rope_theta": 1000.0, "factor": 4.0, "original_max_position_embeddings": 5, "mscale": 1.0,
+        "mscale_all_dim": 0.8, "llama_4_scaling_beta": 0.4,
+    },
+}
 GLM4_MOE = without(
     family("glm4_moe", "Glm4MoeForCausalLM", **DENSE, num_key_value_heads=2, head_dim=20, attention_bias=True), *LATENT_KEYS)
 LLAMA4 = without(
@@ -63,6 +69,11 @@ CASES = {
         "no_rope_layers": [0, 1, 1, 0], "use_qk_norm": False, "attn_temperature_tuning": False, "attention_bias": True,
         "layer_types": ["full_attention", "full_attention", "chunked_attention", "chunked_attention"],
     },
+    "ministral3": without(
+        family("ministral3", "Ministral3ForCausalLM", num_key_value_heads=2, head_dim=14, sliding_window=9, **TEMPERATURE),
+        "rope_theta", *LATENT_KEYS),
+    "mistral4_dense": without(
+        family("mistral4", "Mistral4ForCausalLM", **DENSE, **TURNING, **TEMPERATURE), "rope_theta"),
     "olmo_clip": without(
         family("olmo", "OlmoForCausalLM", num_key_value_heads=2, clip_qkv=0.7), "rms_norm_eps", *LATENT_KEYS),
     "youtu": family("youtu", "YoutuForCausalLM", **WIDE_VALUES, tie_word_embeddings=True),

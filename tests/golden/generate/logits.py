@@ -12,6 +12,7 @@ import sys
 
 import numpy as np
 import torch
+import transformers
 from safetensors.numpy import save_file
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -171,7 +172,8 @@ def tiny_logits(name, config):
     # from_dict takes what it is given to pieces.
     model_type = ACTS_AS.get(config["model_type"], config["model_type"])
     typed = CONFIG_MAPPING[model_type].from_dict(json.loads(json.dumps(config | {"model_type": model_type})))
-    model = AutoModelForCausalLM.from_config(typed, attn_implementation="eager", dtype=torch.float32).eval()
+    model_class = getattr(transformers, config["architectures"][0])
+    model = model_class._from_config(typed, attn_implementation="eager", dtype=torch.float32).eval()
     stored = STORED.get(config["model_type"], {})
     state = {
         key: torch.from_numpy(formula.tensor(stored.get(key, key), tuple(value.shape)))
