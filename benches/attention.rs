@@ -99,6 +99,8 @@ fn kernel(bencher: Bencher<'_, '_>, (name, shape): &(String, usize)) {
         n_heads: shape.n_heads as usize,
         n_kv_heads: shape.n_kv_heads as usize,
         head_dim: shape.head_dim as usize,
+        value_dim: shape.head_dim as usize,
+        sinks: None,
         window: None,
         scale: (shape.head_dim as f32).sqrt().recip(),
     };

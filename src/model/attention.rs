@@ -1,16 +1,17 @@
-//! Causal attention over grouped heads, with an optional window and an optional cache of earlier keys and values.
+//! Causal attention over grouped heads, of all earlier tokens, of those in a window or in a chunk, with an optional cache of
+//! earlier keys and values.
 
 use half::bf16;
 use tch::{Device, Kind, Tensor};
 
 use super::Error;
 use crate::kernels::{self, attention::Problem};
-use crate::tensor::{Exclusive, bf16_slice, on_cpu_in_bf16};
+use crate::tensor::{Exclusive, bf16_slice, f32_slice, on_cpu_in_bf16};
 
 /// Keys and values of the tokens that one layer has seen, for generation.
 #[derive(Debug, Default)]
 pub struct KvCache {
-    /// `[B, n_kv_heads, S, head_dim]` each; with a window only the positions that a next token can see.
+    /// `[B, n_kv_heads, S, head_dim]` each (values may be wider or narrower); only the positions that a next token can see.
     entries: Option<(Tensor, Tensor)>,
     n_seen: usize,
 }
@@ -29,6 +30,11 @@ impl KvCache {
     /// Whether no token has been seen.
     pub fn is_empty(&self) -> bool {
         self.n_seen == 0
+    }
+
+    /// Forgets keys and values that no later token sees; they count as seen.
+    fn forget(&mut self) {
+        self.entries = None;
     }
 
     /// Adds keys and values `[B, n_kv_heads, T, head_dim]`; returns all that these T tokens may look at.
@@ -64,39 +70,58 @@ const QUERY_BLOCK: i64 = 256;
 pub(super) struct Scores {
     /// A token sees itself and `window - 1` earlier ones.
     pub window: Option<usize>,
+    /// A token sees only those of its own chunk, of so many positions.
+    pub chunk: Option<usize>,
     /// What the products of queries and keys are multiplied by.
     pub scale: f64,
     /// `c` of `c tanh(score / c)`.
     pub softcap: Option<f64>,
 }
 
-/// `query` is `[B, T, n_heads, head_dim]`, `key` and `value` `[B, T, n_kv_heads, head_dim]`; the result is
-/// `[B, T, n_heads * head_dim]`.
+/// `query` is `[B, T, n_heads, head_dim]`, `key` `[B, T, n_kv_heads, head_dim]`, `value` `[B, T, n_kv_heads, value_dim]`; the
+/// result is `[B, T, n_heads * value_dim]`. `sinks` are `[n_heads]` float32: scores that take part in each token's softmax
+/// and mix no value.
 pub(super) fn attention(
     query: &Tensor,
     key: &Tensor,
     value: &Tensor,
     scores: Scores,
+    sinks: Option<&Tensor>,
     cache: Option<&mut KvCache>,
 ) -> Result<Tensor, Error> {
     let Scores {
         window, softcap, ..
     } = scores;
-    if on_cpu_in_bf16(query) && cache.is_none() && softcap.is_none() {
-        return by_kernel(query, key, value, scores);
+    if let Some(chunk) = scores.chunk {
+        return by_chunks([query, key, value], scores, chunk, sinks, cache);
     }
+    if on_cpu_in_bf16(query) && cache.is_none() && softcap.is_none() {
+        return by_kernel(query, key, value, scores, sinks);
+    }
+    let (head_dim, value_dim) = (query.size()[3], value.size()[3]);
+    let by_steps = softcap.is_some() || sinks.is_some();
     let query = query.f_transpose(1, 2)?;
     let (key, value) = (key.f_transpose(1, 2)?, value.f_transpose(1, 2)?);
     let (key, value) = match cache {
         None => (key, value),
         Some(cache) => cache.append(key, value, window)?,
     };
+    // libtorch's fast kernels want heads of one width; zeros change no product.
+    let width = head_dim.max(value_dim);
+    let widened = |x: Tensor| -> Result<Tensor, Error> {
+        let missing = width - x.size()[3];
+        Ok(if by_steps || missing == 0 {
+            x
+        } else {
+            x.f_constant_pad_nd([0, missing])?
+        })
+    };
+    let (query, key, value) = (widened(query)?, widened(key)?, widened(value)?);
     let n_queries = query.size()[2];
     // The last query stands at the last key.
     let n_earlier = key.size()[2] - n_queries;
     let window = window.map_or(i64::MAX, |window| window as i64);
-    let fused =
-        query.device() != Device::Cpu && n_earlier == 0 && window >= n_queries && softcap.is_none();
+    let fused = query.device() != Device::Cpu && n_earlier == 0 && window >= n_queries && !by_steps;
     let block = if fused { n_queries } else { QUERY_BLOCK };
     let mut mixed = Vec::new();
     for start in (0..n_queries).step_by(block as usize) {
@@ -105,15 +130,16 @@ pub(super) fn attention(
         let first = (end - len + 1).saturating_sub(window).max(0);
         let seen = |keys: &Tensor| keys.f_narrow(2, first, end - first);
         // Whether the kernel's own triangle is the mask: it begins at the first key.
-        let is_causal = len == end - first && window >= len && softcap.is_none();
+        let is_causal = len == end - first && window >= len && !by_steps;
         let mask = (len > 1 && !is_causal)
             .then(|| mask(len, end - first, window, query.device()))
             .transpose()?;
         let query = query.f_narrow(2, start, len)?;
         let (key, value) = (seen(&key)?, seen(&value)?);
-        let block = match softcap {
-            Some(cap) => capped(&query, &key, &value, mask.as_ref(), scores.scale, cap)?,
-            None => Tensor::f_scaled_dot_product_attention(
+        let block = if by_steps {
+            step_by_step(&query, &key, &value, mask.as_ref(), scores, sinks)?
+        } else {
+            Tensor::f_scaled_dot_product_attention(
                 &query,
                 &key,
                 &value,
@@ -122,11 +148,44 @@ pub(super) fn attention(
                 is_causal,
                 Some(scores.scale),
                 query.size()[1] != key.size()[1],
-            )?,
+            )?
         };
-        mixed.push(block.f_transpose(1, 2)?);
+        mixed.push(block.f_narrow(3, 0, value_dim)?.f_transpose(1, 2)?);
     }
     Ok(Tensor::f_cat(&mixed, 1)?.f_flatten(2, 3)?)
+}
+
+/// [`attention`] whose chunks, of so many positions, know nothing of each other.
+fn by_chunks(
+    tensors: [&Tensor; 3],
+    scores: Scores,
+    chunk: usize,
+    sinks: Option<&Tensor>,
+    mut cache: Option<&mut KvCache>,
+) -> Result<Tensor, Error> {
+    let start = cache.as_ref().map_or(0, |cache| cache.len());
+    let end = start + tensors[0].size()[1] as usize;
+    let within = Scores {
+        chunk: None,
+        ..scores
+    };
+    let mut mixed = Vec::new();
+    let mut first = start;
+    while first < end {
+        let next = end.min((first / chunk + 1) * chunk);
+        if first.is_multiple_of(chunk)
+            && let Some(cache) = &mut cache
+        {
+            cache.forget();
+        }
+        let part = |x: &Tensor| x.f_narrow(1, (first - start) as i64, (next - first) as i64);
+        let [query, key, value] = tensors.map(part);
+        let (query, key, value) = (query?, key?, value?);
+        let cache = cache.as_deref_mut();
+        mixed.push(attention(&query, &key, &value, within, sinks, cache)?);
+        first = next;
+    }
+    Ok(Tensor::f_cat(&mixed, 1)?)
 }
 
 /// [`attention`] of bfloat16 tensors on the CPU.
@@ -135,6 +194,7 @@ fn by_kernel(
     key: &Tensor,
     value: &Tensor,
     scores: Scores,
+    sinks: Option<&Tensor>,
 ) -> Result<Tensor, Error> {
     let (query, key, value) = (
         query.f_contiguous()?,
@@ -144,6 +204,7 @@ fn by_kernel(
     let [n_rows, n_tokens, n_heads, head_dim] = <[i64; 4]>::try_from(query.size())
         .map(|size| size.map(|dim| dim as usize))
         .expect("four dimensions");
+    let value_dim = value.size()[3] as usize;
     let problem = Problem {
         query: bf16_slice(&query),
         key: bf16_slice(&key),
@@ -152,35 +213,48 @@ fn by_kernel(
         n_heads,
         n_kv_heads: key.size()[2] as usize,
         head_dim,
+        value_dim,
+        sinks: sinks.map(f32_slice),
         window: scores.window,
         scale: scores.scale as f32,
     };
-    let mut mixed = Exclusive::<bf16>::zeros(&[n_rows, n_tokens, n_heads * head_dim])?;
+    let mut mixed = Exclusive::<bf16>::zeros(&[n_rows, n_tokens, n_heads * value_dim])?;
     kernels::attention::attend(kernels::chosen(), &problem, mixed.values());
     Ok(mixed.into_tensor())
 }
 
-/// Attention whose scores are capped, step by step, because libtorch's kernels know no caps. `[B, H, T, head_dim]`.
-fn capped(
+/// Attention in steps, because libtorch's kernels know neither caps nor sinks. `[B, H, T, head_dim]`.
+fn step_by_step(
     query: &Tensor,
     key: &Tensor,
     value: &Tensor,
     mask: Option<&Tensor>,
-    scale: f64,
-    cap: f64,
+    scores: Scores,
+    sinks: Option<&Tensor>,
 ) -> Result<Tensor, Error> {
+    let scale = scores.scale;
     let repeats = query.size()[1] / key.size()[1];
     let repeated = |x: &Tensor| x.f_repeat_interleave_self_int(repeats, 1, None);
     let mut products = query.f_matmul(&repeated(key)?.f_transpose(2, 3)?)?;
-    let mut scores = products
-        .f_mul_scalar_(scale / cap)?
-        .f_tanh_()?
-        .f_mul_scalar_(cap)?
-        .f_to_kind(Kind::Float)?;
+    let scaled = match scores.softcap {
+        None => products.f_mul_scalar_(scale)?,
+        Some(cap) => (products.f_mul_scalar_(scale / cap)?)
+            .f_tanh_()?
+            .f_mul_scalar_(cap)?,
+    };
+    let mut scores = scaled.f_to_kind(Kind::Float)?;
     if let Some(mask) = mask {
         let _ = scores.f_masked_fill_(&mask.f_logical_not()?, f64::NEG_INFINITY)?;
     }
-    let weights = scores.f_softmax(-1, Kind::Float)?.f_to_kind(value.kind())?;
+    let n_keys = scores.size()[3];
+    if let Some(sinks) = sinks {
+        let [n_rows, n_heads, n_queries] = [0, 1, 2].map(|dim| scores.size()[dim]);
+        let sinks = sinks.f_view([1, -1, 1, 1])?;
+        let sinks = sinks.f_expand([n_rows, n_heads, n_queries, 1], false)?;
+        scores = Tensor::f_cat(&[scores, sinks], 3)?;
+    }
+    let weights = scores.f_softmax(-1, Kind::Float)?.f_narrow(3, 0, n_keys)?;
+    let weights = weights.f_to_kind(value.kind())?;
     Ok(weights.f_matmul(&repeated(value)?)?)
 }
 
@@ -200,6 +274,7 @@ mod tests {
     fn uncapped(window: Option<usize>, head_dim: usize) -> Scores {
         Scores {
             window,
+            chunk: None,
             scale: 1.0 / (head_dim as f64).sqrt(),
             softcap: None,
         }
@@ -228,7 +303,7 @@ mod tests {
             let tensors = [random(n_heads), random(n_kv_heads), random(n_kv_heads)];
             let attended = |kind, cache: Option<&mut KvCache>| {
                 let [query, key, value] = tensors.each_ref().map(|x| x.to_kind(kind));
-                attention(&query, &key, &value, uncapped(window, 64), cache).unwrap()
+                attention(&query, &key, &value, uncapped(window, 64), None, cache).unwrap()
             };
             let expected = attended(Kind::Float, None).to_kind(Kind::Double);
             let found = attended(Kind::BFloat16, None);
@@ -249,45 +324,110 @@ mod tests {
         }
     }
 
-    /// Many blocks, windows that end inside one, and a cache, against one softmax over everything.
+    /// One softmax over everything.
+    fn plain([query, key, value]: [&Tensor; 3], scores: Scores, sinks: Option<&Tensor>) -> Tensor {
+        let n_tokens = query.size()[1];
+        let repeats = query.size()[2] / key.size()[2];
+        let heads = |x: &Tensor| (x.transpose(1, 2)).repeat_interleave_self_int(repeats, 1, None);
+        let products = query.transpose(1, 2).matmul(&heads(key).transpose(2, 3)) * scores.scale;
+        let limit = scores.window.map_or(i64::MAX, |window| window as i64);
+        let mut seen = mask(n_tokens, n_tokens, limit, Device::Cpu).unwrap();
+        if let Some(chunk) = scores.chunk {
+            let chunks = Tensor::arange(n_tokens, (Kind::Int64, Device::Cpu))
+                .divide_scalar_mode(chunk as i64, "floor");
+            seen = seen.logical_and(&chunks.view([-1, 1]).eq_tensor(&chunks));
+        }
+        let mut products = products.masked_fill(&seen.logical_not(), f64::NEG_INFINITY);
+        if let Some(sinks) = sinks {
+            let sinks = sinks.view([1, -1, 1, 1]);
+            let sinks = sinks.expand([query.size()[0], -1, n_tokens, 1], false);
+            products = Tensor::cat(&[products, sinks], 3);
+        }
+        let weights = products.softmax(-1, None).narrow(3, 0, n_tokens);
+        let mixed = weights.matmul(&heads(value));
+        mixed.transpose(1, 2).flatten(2, 3)
+    }
+
+    fn by_parts(
+        tensors: [&Tensor; 3],
+        scores: Scores,
+        sinks: Option<&Tensor>,
+        ends: &[i64],
+    ) -> Tensor {
+        let mut cache = (ends.len() > 1).then(KvCache::new);
+        let mut start = 0;
+        let mut found = Vec::new();
+        for &end in ends {
+            let [query, key, value] = tensors.map(|x| x.slice(1, start, end, 1));
+            found.push(attention(&query, &key, &value, scores, sinks, cache.as_mut()).unwrap());
+            start = end;
+        }
+        Tensor::cat(&found, 1)
+    }
+
+    /// Many blocks, windows that end inside one, chunks, sinks, values wider and narrower than keys, and a cache, against one
+    /// softmax over everything.
     #[test]
     fn blocks_agree_with_a_plain_softmax() {
         let (n_tokens, n_heads, n_kv_heads, head_dim) = (2 * QUERY_BLOCK + 77, 4, 2, 8);
-        let random =
-            |n_heads| Tensor::randn([2, n_tokens, n_heads, head_dim], (Kind::Float, Device::Cpu));
-        let (query, key, value) = (random(n_heads), random(n_kv_heads), random(n_kv_heads));
-        for window in [None, Some(1), Some(100), Some(300), Some(5000)] {
-            let heads = |x: &Tensor| x.transpose(1, 2).repeat_interleave_self_int(2, 1, None);
-            let scores = query.transpose(1, 2).matmul(&heads(&key).transpose(2, 3)) / 8f64.sqrt();
-            let limit = window.map_or(i64::MAX, |window| window as i64);
-            let hidden = mask(n_tokens, n_tokens, limit, Device::Cpu)
-                .unwrap()
-                .logical_not();
-            let expected = scores
-                .masked_fill(&hidden, f64::NEG_INFINITY)
-                .softmax(-1, None)
-                .matmul(&heads(&value))
-                .transpose(1, 2)
-                .flatten(2, 3);
-            for ends in [vec![n_tokens], vec![10, 11, 400, n_tokens]] {
-                let mut cache = (ends.len() > 1).then(KvCache::new);
-                let mut start = 0;
-                let mut found = Vec::new();
-                for end in ends {
-                    let part = |x: &Tensor| x.slice(1, start, end, 1);
-                    let (query, key, value) = (part(&query), part(&key), part(&value));
-                    found.push(
-                        attention(&query, &key, &value, uncapped(window, 8), cache.as_mut())
-                            .unwrap(),
-                    );
-                    start = end;
+        let options = (Kind::Float, Device::Cpu);
+        let random = |n_heads, width| Tensor::randn([2, n_tokens, n_heads, width], options);
+        let (query, key) = (random(n_heads, head_dim), random(n_kv_heads, head_dim));
+        let some_sinks = Tensor::randn([n_heads], options) * 3.0;
+        let reaches = [
+            (None, None),
+            (Some(1), None),
+            (Some(100), None),
+            (Some(300), None),
+            (Some(5000), None),
+            (None, Some(1)),
+            (None, Some(10)),
+            (Some(40), Some(300)),
+            (None, Some(5000)),
+        ];
+        for (window, chunk) in reaches {
+            for (value_dim, sinks) in [(8, None), (6, None), (11, Some(&some_sinks))] {
+                let value = random(n_kv_heads, value_dim);
+                let tensors = [&query, &key, &value];
+                let scores = Scores {
+                    chunk,
+                    ..uncapped(window, 8)
+                };
+                let expected = plain(tensors, scores, sinks);
+                for ends in [vec![n_tokens], vec![10, 11, 400, n_tokens]] {
+                    let found = by_parts(tensors, scores, sinks, &ends);
+                    let error = (found - &expected).abs().max().double_value(&[]);
+                    assert!(error < 1e-5, "{scores:?} {value_dim}: {error:e}");
                 }
-                let error = (Tensor::cat(&found, 1) - &expected)
-                    .abs()
-                    .max()
-                    .double_value(&[]);
-                assert!(error < 1e-5, "window {window:?}: {error:e}");
             }
+        }
+    }
+
+    /// The kernel's bfloat16 against float32.
+    #[test]
+    fn bf16_agrees_with_a_plain_softmax() {
+        let options = (Kind::Float, Device::Cpu);
+        let random = |n_heads, width| {
+            let numbers = Tensor::randn([2, 130, n_heads, width], options);
+            numbers.to_kind(Kind::BFloat16)
+        };
+        let sinks = Tensor::randn([4], options) * 3.0;
+        let (query, key, value) = (random(4, 24), random(2, 24), random(2, 10));
+        for (chunk, sinks) in [
+            (None, Some(&sinks)),
+            (Some(50), Some(&sinks)),
+            (Some(7), None),
+        ] {
+            let scores = Scores {
+                chunk,
+                ..uncapped(None, 24)
+            };
+            let found = by_parts([&query, &key, &value], scores, sinks, &[130]);
+            let wide = [&query, &key, &value].map(|x| x.to_kind(Kind::Float));
+            let expected = plain(wide.each_ref(), scores, sinks);
+            // Values up to 4, probabilities and results rounded to 2^-9 of themselves.
+            let error = (found.to_kind(Kind::Float) - expected).abs().max();
+            assert!(error.double_value(&[]) < 0.03, "{scores:?}");
         }
     }
 }

@@ -1,12 +1,12 @@
 //! One decoder layer: everything but its linears as a [`Block`], and the whole of it in float as a [`Layer`].
 
 use super::attention::{Scores, attention};
-use super::config::Activation;
+use super::config::{Activation, LatentConfig, TemperatureConfig};
 use super::norm::Norm;
 use super::router::Router;
 use super::{
-    Compute, Error, KvCache, LayerPlan, Linear, Mix, Model, NormSite, QkNorm, Role, Ropes, Slot,
-    Stage, StageInput, Weights,
+    Compute, Error, Kept, KvCache, LayerConfig, LayerPlan, Linear, Mix, Model, NormSite, QkNorm,
+    Role, Ropes, Slot, Stage, StageInput, Weights,
 };
 use crate::kernels::{self, gated::silu_mul};
 use crate::tensor::{bf16_slice, bf16_slice_mut, on_cpu_in_bf16};
@@ -82,7 +82,15 @@ pub struct Block {
     /// The linears that stay in float, by their names; float32.
     dense: Vec<(String, Linear)>,
     head_dim: i64,
+    value_head_dim: i64,
+    latent: Option<LatentConfig>,
     qk_norm: QkNorm,
+    /// Of queries and keys, where nothing is stored for them.
+    plain_norm: Option<Norm>,
+    qkv_clip: Option<f64>,
+    temperature: Option<TemperatureConfig>,
+    /// `[n_heads]` float32.
+    sinks: Option<Tensor>,
     /// Which of the model's rotary embeddings.
     rope: Option<usize>,
     scores: Scores,
@@ -101,7 +109,7 @@ impl Block {
     ) -> Result<Self, Error> {
         let (config, plan) = (&model.config, &model.layers[layer]);
         let norms = plan.norms.iter().map(|norm| {
-            let eps = config.norm_eps;
+            let eps = config.norm_eps_at(norm.site);
             let loaded = Norm::load(weights, compute, norm.kind, eps, &norm.name, norm.len)?;
             Ok((norm.site, loaded))
         });
@@ -109,14 +117,39 @@ impl Block {
             let loaded = Linear::load_wide(linear, weights, compute)?;
             Ok((linear.name.clone(), loaded))
         });
+        let LayerConfig {
+            window,
+            chunk,
+            rope,
+        } = plan.config;
+        let kept = |used: Kept| -> Result<Option<Tensor>, Error> {
+            let Some((_, name, shape)) = plan.kept.iter().find(|kept| kept.0 == used) else {
+                return Ok(None);
+            };
+            let tensor = weights.tensor(name, shape)?.f_flatten(0, -1)?;
+            Ok(Some(
+                tensor.f_to_device(compute.device)?.f_to_kind(Kind::Float)?,
+            ))
+        };
+        let qk_norm = model.arch.attention.qk_norm;
+        let has_plain_norm =
+            qk_norm == QkNorm::PlainTurnedHeads && config.qk_norm && rope.is_some();
         Ok(Self {
             norms: norms.collect::<Result<_, Error>>()?,
             dense: dense.collect::<Result<_, Error>>()?,
             head_dim: config.head_dim as i64,
-            qk_norm: model.arch.attention.qk_norm,
-            rope: plan.config.rope,
+            value_head_dim: config.value_head_dim as i64,
+            latent: config.latent,
+            qk_norm,
+            plain_norm: has_plain_norm.then(|| Norm::plain(config.norm_eps)),
+            qkv_clip: config.qkv_clip,
+            temperature: (config.temperature)
+                .filter(|temperature| !temperature.without_rope || rope.is_none()),
+            sinks: kept(Kept::Sinks)?,
+            rope,
             scores: Scores {
-                window: plan.config.window,
+                window,
+                chunk,
                 scale: config.attention_scale,
                 softcap: config.attention_softcap,
             },
@@ -124,12 +157,7 @@ impl Block {
             residual_scale: config.residual_scale,
             router: match (&model.arch.experts, &config.experts) {
                 (Some(row), Some(config)) if config.layers[layer] => {
-                    let correction = plan.correction.as_ref().map(|(name, len)| {
-                        let correction = weights.tensor(name, &[*len])?;
-                        let correction = correction.f_to_device(compute.device)?;
-                        Ok::<_, Error>(correction.f_to_kind(Kind::Float)?)
-                    });
-                    Some(Router::new(row.router, config, correction.transpose()?))
+                    Some(Router::new(row.router, config, kept(Kept::Correction)?))
                 }
                 _ => None,
             },
@@ -212,6 +240,7 @@ impl Block {
     pub fn stage_input(&self, stage: &Stage, state: &State) -> Result<Tensor, Error> {
         match stage.input {
             StageInput::Slot(slot) => Ok(state.slot(slot).shallow_clone()),
+            StageInput::NormOf(site, slot) => self.norm(site).forward(state.slot(slot)),
             input => self.normed(input, &state.hidden),
         }
     }
@@ -220,7 +249,9 @@ impl Block {
     pub(super) fn normed(&self, input: StageInput, hidden: &Tensor) -> Result<Tensor, Error> {
         match input {
             StageInput::Norm(site) => self.norm(site).forward(hidden),
-            StageInput::Hidden | StageInput::Slot(_) => Ok(hidden.shallow_clone()),
+            StageInput::Hidden | StageInput::NormOf(..) | StageInput::Slot(_) => {
+                Ok(hidden.shallow_clone())
+            }
         }
     }
 
@@ -236,7 +267,7 @@ impl Block {
         mut cache: Option<&mut KvCache>,
     ) -> Result<State, Error> {
         let mut parts = Parts::cut(stage, outputs)?;
-        if let StageInput::Slot(slot) = stage.input {
+        if let Some(slot) = stage.input.slot() {
             state.set_slot(slot, None);
         }
         for mix in &stage.mixes {
@@ -247,6 +278,18 @@ impl Block {
                     let attended = self.attend(parts, ropes, cache)?;
                     state.set_slot(Slot::Attended, Some(attended));
                 }
+                Mix::LatentAttention => {
+                    let [query, turning] = [Slot::Query, Slot::TurningKey].map(|slot| {
+                        let kept = state.slot(slot).shallow_clone();
+                        state.set_slot(slot, None);
+                        kept
+                    });
+                    let parts = [parts.take(Role::K), parts.take(Role::V)];
+                    let cache = cache.as_deref_mut();
+                    let attended = self.attend_latent([query, turning], parts, ropes, cache)?;
+                    state.set_slot(Slot::Attended, Some(attended));
+                }
+                Mix::Keep(role, slot) => state.set_slot(*slot, Some(parts.take(*role))),
                 Mix::GatedMlp => {
                     let gate = parts.take(Role::Gate);
                     let activated = self.gated(gate, &parts.take(Role::Up))?;
@@ -320,15 +363,89 @@ impl Block {
                 Some(norm) if self.qk_norm == at => norm.forward(&x),
                 _ => Ok(x),
             };
-            let mut x = norm(heads(&norm(x, QkNorm::Whole)?)?, QkNorm::Heads)?;
+            let x = self.clip(norm(x, QkNorm::Whole)?)?;
+            let mut x = norm(heads(&x)?, QkNorm::Heads)?;
             if let Some(rope) = self.rope {
                 x = ropes.get(rope).rotate(x, start)?;
             }
-            norm(x, QkNorm::TurnedHeads)
+            match &self.plain_norm {
+                Some(norm) => norm.forward(&x),
+                None => norm(x, QkNorm::TurnedHeads),
+            }
         };
-        let query = placed(query, NormSite::Query)?;
+        let query = self.tempered(placed(query, NormSite::Query)?, start)?;
         let key = placed(key, NormSite::Key)?;
-        attention(&query, &key, &heads(&value)?, self.scores, cache)
+        let value = heads(&self.clip(value)?)?;
+        attention(
+            &query,
+            &key,
+            &value,
+            self.scores,
+            self.sinks.as_ref(),
+            cache,
+        )
+    }
+
+    /// Attention whose keys end in numbers that all heads share, which alone turn, as the query's last ones do.
+    fn attend_latent(
+        &self,
+        [query, turning_key]: [Tensor; 2],
+        [key, value]: [Tensor; 2],
+        ropes: &Ropes,
+        cache: Option<&mut KvCache>,
+    ) -> Result<Tensor, Error> {
+        let start = cache.as_ref().map_or(0, |cache| cache.len());
+        let turning_dim = self.latent.map_or(0, |latent| latent.turning_dim as i64);
+        let fixed_dim = self.head_dim - turning_dim;
+        let heads = |x: &Tensor, dim: i64| -> Result<Tensor, Error> {
+            let size = x.size();
+            Ok(x.f_reshape([size[0], size[1], -1, dim])?)
+        };
+        let turned = |x: Tensor| match self.rope {
+            Some(rope) => ropes.get(rope).rotate(x, start),
+            None => Ok(x),
+        };
+        let query = heads(&query, self.head_dim)?;
+        let fixed = query.f_narrow(3, 0, fixed_dim)?;
+        let turning = turned(query.f_narrow(3, fixed_dim, turning_dim)?)?;
+        let query = self.tempered(Tensor::f_cat(&[fixed, turning], 3)?, start)?;
+        let turning = turned(heads(&turning_key, turning_dim)?)?;
+        let turning = turning.f_expand([-1, -1, query.size()[2], -1], false)?;
+        let key = Tensor::f_cat(&[heads(&key, fixed_dim)?, turning], 3)?;
+        let value = heads(&value, self.value_head_dim)?;
+        attention(
+            &query,
+            &key,
+            &value,
+            self.scores,
+            self.sinks.as_ref(),
+            cache,
+        )
+    }
+
+    fn clip(&self, x: Tensor) -> Result<Tensor, Error> {
+        Ok(match self.qkv_clip {
+            None => x,
+            Some(bound) => x.f_clamp(-bound, bound)?,
+        })
+    }
+
+    /// The query `[B, T, n_heads, head_dim]`, whose first token stands at position `start`, times its temperature.
+    fn tempered(&self, query: Tensor, start: usize) -> Result<Tensor, Error> {
+        let Some(temperature) = self.temperature else {
+            return Ok(query);
+        };
+        let (start, len) = (start as i64, query.size()[1]);
+        let options = (Kind::Float, query.device());
+        let factors = Tensor::f_arange_start(start, start + len, options)?
+            .f_add_scalar(temperature.start)?
+            .f_div_scalar(temperature.interval)?
+            .f_floor()?
+            .f_log1p()?
+            .f_mul_scalar(temperature.strength)?
+            .f_add_scalar(1.0)?;
+        let tempered = query.f_mul(&factors.f_view([-1, 1, 1])?)?;
+        Ok(tempered.f_to_kind(query.kind())?)
     }
 
     fn find_norm(&self, site: NormSite) -> Option<&Norm> {

@@ -4,14 +4,18 @@
 //! `rope_scaling`, and `rope_parameters`. What the forward pass does not compute is refused here, by name.
 
 mod experts;
+mod latent;
 mod rotary;
 
 use super::Error;
-use super::arch::{Architecture, AttentionScale, Bias, Joint, RopeLayers, Scale, WindowRule};
+use super::arch::{
+    Architecture, AttentionScale, Bias, Joint, NormSite, RopeLayers, Scale, Temperature, WindowRule,
+};
 use super::keys::{Keys, usual};
 pub use experts::ExpertsConfig;
-use rotary::ropes;
+pub use latent::LatentConfig;
 pub use rotary::{RopeConfig, RopeScaling};
+use rotary::{RotarySettings, ropes};
 use serde_json::Value;
 use tch::Kind;
 
@@ -32,6 +36,8 @@ pub enum Activation {
 pub struct LayerConfig {
     /// How many positions a token sees, itself included; `None` for all.
     pub window: Option<usize>,
+    /// A token sees only those of its own chunk, of so many positions.
+    pub chunk: Option<usize>,
     /// Which of the model's rotary embeddings.
     pub rope: Option<usize>,
 }
@@ -46,6 +52,16 @@ pub struct Biases {
     pub head: bool,
 }
 
+/// What a query is multiplied by at its position: `1 + strength ln(1 + floor((position + start) / interval))`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TemperatureConfig {
+    pub strength: f64,
+    pub start: f64,
+    pub interval: f64,
+    /// Only in layers without a rotary embedding.
+    pub without_rope: bool,
+}
+
 /// A model's numbers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -55,7 +71,17 @@ pub struct Config {
     pub n_layers: usize,
     pub n_heads: usize,
     pub n_kv_heads: usize,
+    /// Numbers of a head's query and key.
     pub head_dim: usize,
+    /// Numbers of a head's value.
+    pub value_head_dim: usize,
+    /// Where queries, keys and values are made of narrower vectors.
+    pub latent: Option<LatentConfig>,
+    /// Whether the norms of queries and keys that the family may have are there.
+    pub qk_norm: bool,
+    /// The bound that Q, K and V are clipped to.
+    pub qkv_clip: Option<f64>,
+    pub temperature: Option<TemperatureConfig>,
     pub max_position_embeddings: usize,
     pub norm_eps: f64,
     pub activation: Activation,
@@ -77,7 +103,18 @@ pub struct Config {
     pub kind: Option<Kind>,
 }
 
+/// What transformers adds to the mean squares of latents, whatever the config says for the other norms.
+const LATENT_NORM_EPS: f64 = 1e-6;
+
 impl Config {
+    /// What the norm there adds to the mean square or the variance.
+    pub fn norm_eps_at(&self, site: NormSite) -> f64 {
+        match site {
+            NormSite::QueryLatent | NormSite::KeyValueLatent => LATENT_NORM_EPS,
+            _ => self.norm_eps,
+        }
+    }
+
     /// Reads and checks the numbers of a family's `config.json`.
     pub(super) fn new(json: &Value, arch: &Architecture) -> Result<Self, Error> {
         let json = usual(json, arch);
@@ -97,10 +134,15 @@ impl Config {
                 format!("a divisor of num_attention_heads, {n_heads}"),
             ));
         }
-        let head_dim = match keys.usize("head_dim")? {
-            Some(head_dim) => head_dim,
-            None if hidden_size % n_heads == 0 => hidden_size / n_heads,
-            None => {
+        let latent = match arch.attention.latent {
+            Some(_) => Some(LatentConfig::new(&keys, n_heads, n_kv_heads)?),
+            None => None,
+        };
+        let head_dim = match (&latent, keys.usize("head_dim")?) {
+            (Some(latent), _) => latent.head_dim,
+            (None, Some(head_dim)) => head_dim,
+            (None, None) if hidden_size % n_heads == 0 => hidden_size / n_heads,
+            (None, None) => {
                 return Err(keys.invalid(
                     "hidden_size",
                     format!("a multiple of num_attention_heads, {n_heads}, or head_dim"),
@@ -125,9 +167,23 @@ impl Config {
                 Scale::By(key) => keys.positive(key)?,
                 Scale::Over(key) => keys.positive(key)?.map(f64::recip),
                 Scale::RootOfHidden => Some((hidden_size as f64).sqrt()),
+                Scale::OverHidden(key) => {
+                    (keys.positive(key)?).map(|number| number / hidden_size as f64)
+                }
+                Scale::OverRootOfLayers(key) => {
+                    (keys.positive(key)?).map(|number| number / (n_layers as f64).sqrt())
+                }
             })
         };
-        let ropes = ropes(&keys, arch, head_dim, max_position_embeddings as f64)?;
+        let rotary = RotarySettings::new(&keys);
+        let turning_dim = latent.map_or(head_dim, |latent| latent.turning_dim);
+        let ropes = ropes(
+            &keys,
+            &rotary,
+            arch,
+            turning_dim,
+            max_position_embeddings as f64,
+        )?;
         Ok(Self {
             vocab_size: keys.size("vocab_size")?,
             hidden_size,
@@ -136,6 +192,17 @@ impl Config {
             n_heads,
             n_kv_heads,
             head_dim,
+            value_head_dim: latent.map_or(head_dim, |latent| latent.value_head_dim),
+            latent,
+            qk_norm: match arch.attention.qk_norm_if {
+                None => true,
+                Some(key) => keys.bool(key)?.unwrap_or(false),
+            },
+            qkv_clip: match arch.attention.clip {
+                None => None,
+                Some(key) => keys.positive(key)?,
+            },
+            temperature: temperature(&keys, &rotary, arch.attention.temperature)?,
             max_position_embeddings,
             norm_eps: keys.positive(arch.norm_eps)?.unwrap_or(1e-6),
             activation: activation(&keys)?,
@@ -158,6 +225,9 @@ impl Config {
             },
             attention_scale: match arch.attention.scale {
                 AttentionScale::HeadDim => 1.0 / (head_dim as f64).sqrt(),
+                AttentionScale::StretchedHeadDim => {
+                    rotary.mscale()?.powi(2) / (head_dim as f64).sqrt()
+                }
                 AttentionScale::OverRootOf(key) => {
                     let number = keys.positive(key)?.ok_or_else(|| keys.missing(key))?;
                     1.0 / number.sqrt()
@@ -204,6 +274,32 @@ fn kind(keys: &Keys<'_>) -> Result<Option<Kind>, Error> {
     }
 }
 
+fn temperature(
+    keys: &Keys<'_>,
+    rotary: &RotarySettings<'_>,
+    temperature: Temperature,
+) -> Result<Option<TemperatureConfig>, Error> {
+    let number = |keys: &Keys<'_>, key| keys.positive(key)?.ok_or_else(|| keys.missing(key));
+    let tuned = keys.get("attn_temperature_tuning");
+    Ok(match temperature {
+        Temperature::One => None,
+        // Early configs have numbers here.
+        Temperature::WithoutRope if tuned.is_none_or(|value| value == false || value == 0) => None,
+        Temperature::WithoutRope => Some(TemperatureConfig {
+            strength: number(keys, "attn_scale")?,
+            start: 1.0,
+            interval: number(keys, "floor_scale")?,
+            without_rope: true,
+        }),
+        Temperature::Stretched => Some(TemperatureConfig {
+            strength: number(&rotary.keys(), "llama_4_scaling_beta")?,
+            start: 0.0,
+            interval: number(&rotary.keys(), "original_max_position_embeddings")?,
+            without_rope: false,
+        }),
+    })
+}
+
 /// Windows and positions of all layers.
 fn layers(
     keys: &Keys<'_>,
@@ -231,9 +327,14 @@ fn layers(
             }
         },
     };
-    let windows = windows(keys, arch.window, &positioned)?;
+    let mut windows = windows(keys, arch.window, &positioned)?;
+    let mut chunks = vec![None; n_layers];
+    if arch.window == WindowRule::Chunks {
+        std::mem::swap(&mut windows, &mut chunks);
+    }
     let any_window = windows.iter().any(Option::is_some);
-    let layers = windows.iter().zip(positioned).map(|(&window, positioned)| {
+    let reach = windows.iter().zip(chunks);
+    let layers = reach.zip(positioned).map(|((&window, chunk), positioned)| {
         let positioned = match arch.rotary.layers {
             RopeLayers::Windowed => window.is_some() || !any_window,
             RopeLayers::All | RopeLayers::NoRopeLayers => positioned,
@@ -241,13 +342,14 @@ fn layers(
         let rope = if window.is_some() { n_ropes - 1 } else { 0 };
         LayerConfig {
             window,
+            chunk,
             rope: positioned.then_some(rope),
         }
     });
     Ok(layers.collect())
 }
 
-/// `positioned` says which layers have positions of their own.
+/// `positioned` says which layers have positions of their own. Chunks are in the windows' place.
 fn windows(
     keys: &Keys<'_>,
     rule: WindowRule,
@@ -279,6 +381,7 @@ fn windows(
             let windowed = every_layer().map(|layer| (layer + 1) % interval != 0);
             (keys.window()?, windowed.collect())
         }
+        WindowRule::Chunks => (keys.length("attention_chunk_size")?, positioned.to_vec()),
         WindowRule::WithoutRope => (if_used()?, positioned.iter().map(|&has| !has).collect()),
     };
     let Some(types) = keys.get("layer_types") else {
@@ -296,16 +399,20 @@ fn windows(
                 format!("a list of num_hidden_layers, {n_layers}, names"),
             )
         })?;
+    let (near, length) = match rule {
+        WindowRule::Chunks => ("chunked_attention", "attention_chunk_size"),
+        _ => ("sliding_attention", "sliding_window"),
+    };
     types
         .iter()
         .map(|name| match (name.as_str(), window) {
             (Some("full_attention"), _) => Ok(None),
-            (Some("sliding_attention"), Some(window)) => Ok(Some(window)),
-            (Some("sliding_attention"), None) => Err(keys.invalid(
-                "layer_types",
-                "full_attention only, because no sliding_window is in use",
-            )),
-            _ => Err(keys.unsupported("layer_types", "full_attention, sliding_attention")),
+            (Some(name), Some(window)) if name == near => Ok(Some(window)),
+            (Some(name), None) if name == near => {
+                let expected = format!("full_attention only, because no {length} is in use");
+                Err(keys.invalid("layer_types", expected))
+            }
+            _ => Err(keys.unsupported("layer_types", &format!("full_attention, {near}"))),
         })
         .collect()
 }
@@ -314,6 +421,7 @@ fn windows(
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::super::Model;
+    use super::super::arch;
     use super::*;
     use serde_json::json;
 
@@ -380,6 +488,7 @@ mod tests {
         let expected = RopeConfig {
             theta: 5e5,
             dim: 12,
+            neighbours: false,
             scaling: RopeScaling::Linear { factor: 2.0 },
         };
         assert_eq!(read("llama", &old).ropes, std::slice::from_ref(&expected));
@@ -388,6 +497,7 @@ mod tests {
         let expected = RopeConfig {
             theta: 5e5,
             dim: 12,
+            neighbours: false,
             scaling: RopeScaling::Default,
         };
         assert_eq!(read("llama", &partly).ropes, [expected]);
@@ -467,6 +577,75 @@ mod tests {
             "llama",
             &json!({"partial_rotary_factor": 0.5}),
             "config.json: partial_rotary_factor is 0.5, which is not implemented; supported: 1.0",
+        );
+    }
+
+    #[test]
+    fn how_many_dimensions_turn_may_be_said_by_a_count() {
+        let llama = arch::find(&json!({"model_type": "llama"})).unwrap();
+        let rotary = arch::Rotary {
+            dim: Some("rotary_dim"),
+            ..llama.rotary
+        };
+        let arch = Architecture { rotary, ..*llama };
+        let dim = |changes| {
+            let config = Config::new(&merged("llama", &changes), &arch);
+            config.map(|config| config.ropes[0].dim)
+        };
+        assert_eq!(dim(json!({})).unwrap(), 12);
+        assert_eq!(dim(json!({"rotary_dim": 8})).unwrap(), 8);
+        assert_eq!(
+            dim(json!({"rotary_dim": 14})).unwrap_err().to_string(),
+            "config.json: rotary_dim is 14, expected a part that leaves an even number of head_dim, 12"
+        );
+        assert_eq!(read("llama", &json!({"rotary_dim": 8})).ropes[0].dim, 12);
+    }
+
+    #[test]
+    fn chunks_are_where_positions_are_or_where_layer_types_says_so() {
+        let chunks = |changes| -> Vec<_> {
+            let layers = read("llama4_text", &changes).layers;
+            assert!(layers.iter().all(|layer| layer.window.is_none()));
+            layers.iter().map(|layer| layer.chunk).collect()
+        };
+        let by_positions = json!({"attention_chunk_size": 7, "no_rope_layers": [1, 0, 1]});
+        assert_eq!(chunks(by_positions), [Some(7), None, Some(7)]);
+        let names = ["full_attention", "chunked_attention", "full_attention"];
+        assert_eq!(
+            chunks(json!({"layer_types": names})),
+            [None, Some(8192), None]
+        );
+        refused(
+            "llama4_text",
+            &json!({"layer_types": vec!["sliding_attention"; 3]}),
+            "config.json: layer_types is [\"sliding_attention\",\"sliding_attention\",\"sliding_attention\"], which is not \
+             implemented; supported: full_attention, chunked_attention",
+        );
+    }
+
+    #[test]
+    fn latents_have_widths_of_their_own() {
+        let changes = json!({"num_key_value_heads": 4, "q_lora_rank": null, "qk_rope_head_dim": 6});
+        let config = read("youtu", &changes);
+        let expected = LatentConfig {
+            query_rank: None,
+            rank: 512,
+            head_dim: 134,
+            turning_dim: 6,
+            value_head_dim: 128,
+        };
+        assert_eq!(config.latent, Some(expected));
+        assert_eq!((config.head_dim, config.value_head_dim), (134, 128));
+        assert_eq!(config.ropes[0].dim, 6);
+        refused(
+            "youtu",
+            &json!({}),
+            "config.json: num_key_value_heads is 2, expected num_attention_heads, 4: every head has its own keys",
+        );
+        refused(
+            "youtu",
+            &json!({"num_key_value_heads": 4, "qk_rope_head_dim": 7}),
+            "config.json: qk_rope_head_dim is 7, expected an even number, as qk_nope_head_dim",
         );
     }
 }

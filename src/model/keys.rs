@@ -74,9 +74,14 @@ impl<'a> Keys<'a> {
     }
 
     pub fn window(&self) -> Result<Option<usize>, Error> {
-        match self.usize("sliding_window")? {
-            Some(0) => Err(self.invalid("sliding_window", "at least 1, or null")),
-            window => Ok(window),
+        self.length("sliding_window")
+    }
+
+    /// A count above 0, where there is one.
+    pub fn length(&self, key: &str) -> Result<Option<usize>, Error> {
+        match self.usize(key)? {
+            Some(0) => Err(self.invalid(key, "at least 1, or null")),
+            length => Ok(length),
         }
     }
 

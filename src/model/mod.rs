@@ -27,12 +27,15 @@ mod tests;
 pub use arch::{Architecture, NormKind, NormSite, QkNorm, Role};
 pub use attention::KvCache;
 pub use block::{Block, Layer, State};
-pub use config::{Activation, Biases, Config, ExpertsConfig, LayerConfig, RopeConfig, RopeScaling};
+pub use config::{
+    Activation, Biases, Config, ExpertsConfig, LatentConfig, LayerConfig, RopeConfig, RopeScaling,
+    TemperatureConfig,
+};
 pub use head::Head;
 pub use linear::Linear;
 pub use norm::Norm;
 pub use plan::{
-    ExpertPlan, Fold, LayerPlan, LinearPlan, Mix, NormPlan, Rows, Slot, Stage, StageInput,
+    ExpertPlan, Fold, Kept, LayerPlan, LinearPlan, Mix, NormPlan, Rows, Slot, Stage, StageInput,
 };
 pub use rope::Ropes;
 pub use stored::{Stacked, Stored};
@@ -224,6 +227,6 @@ impl Model {
 
     /// Rotary tables for positions `0..seq_len`. Dynamic scaling takes its base from this `seq_len`.
     pub fn ropes(&self, compute: Compute, seq_len: usize) -> Result<Ropes, Error> {
-        Ropes::new(&self.config, self.arch.rotary.pairs, compute, seq_len)
+        Ropes::new(&self.config, compute, seq_len)
     }
 }

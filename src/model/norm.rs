@@ -39,6 +39,16 @@ impl Norm {
         })
     }
 
+    /// A root mean square norm that stores nothing.
+    pub(super) fn plain(eps: f64) -> Self {
+        Self {
+            kind: NormKind::RmsLast,
+            eps,
+            weight: None,
+            bias: None,
+        }
+    }
+
     /// Stores `weight` `[len]` instead, and a bias that is divided by `divisors`.
     pub fn divide(&mut self, weight: &[f32], divisors: &[f32]) -> Result<(), Error> {
         let place = |values: &[f32], like: &Tensor| {
@@ -70,10 +80,13 @@ impl Norm {
         if self.kind.subtracts_mean() {
             return self.layer_norm(x);
         }
-        let weight = self
-            .weight
-            .as_ref()
-            .expect("root mean square norms have one");
+        let weight = match &self.weight {
+            Some(weight) => weight,
+            None => {
+                let len = *x.size().last().expect("a tensor with dimensions");
+                &Tensor::f_ones([len], (Kind::Float, x.device()))?
+            }
+        };
         if on_cpu_in_bf16(x) {
             return Ok(self.in_one_pass(x, weight)?);
         }

@@ -6,9 +6,10 @@ pub use experts::ExpertPlan;
 
 use super::Config;
 use super::arch::{
-    Architecture, Attention, LinearSpec, Mlp, NormKind, NormSite, QkNorm, Role, Split,
+    Architecture, Attention, Experts, Latent, LinearSpec, Mlp, NormKind, NormSite, QkNorm, Role,
+    Split,
 };
-use super::config::{Activation, LayerConfig};
+use super::config::{Activation, ExpertsConfig, LayerConfig};
 use super::stored::Stored;
 
 /// One decoder layer.
@@ -17,8 +18,8 @@ pub struct LayerPlan {
     /// In the order in which they run. Every linear is in one of them.
     pub stages: Vec<Stage>,
     pub norms: Vec<NormPlan>,
-    /// A tensor that a router adds to its scores, `[experts]`: used, and kept byte for byte.
-    pub correction: Option<(String, usize)>,
+    /// Tensors that are used as they are and kept byte for byte: the heads' sinks, what a router adds to its scores.
+    pub kept: Vec<(Kept, String, Vec<usize>)>,
     pub config: LayerConfig,
 }
 
@@ -61,20 +62,53 @@ impl Stage {
         rows.map(|part| part.1.len()).sum()
     }
 
-    /// Whether no later stage reads that slot.
-    pub fn empties(&self, slot: Slot) -> bool {
-        let by_mix = self.mixes.iter().any(|mix| match mix {
-            Mix::SharedExpert => slot == Slot::SharedGate,
-            Mix::Experts(_) => matches!(slot, Slot::Routes | Slot::Added),
-            _ => false,
-        });
-        by_mix || self.input == StageInput::Slot(slot)
-    }
-
     /// Whether its mixing steps treat every token by itself.
     pub fn is_tokenwise(&self) -> bool {
-        !self.mixes.contains(&Mix::Attention)
+        !self
+            .mixes
+            .iter()
+            .any(|mix| matches!(mix, Mix::Attention | Mix::LatentAttention))
     }
+
+    /// The slots that its mixing steps fill, and how wide, in the order of [`Slot::ALL`].
+    pub fn fills(&self) -> Vec<(Slot, usize)> {
+        let filled = self.mixes.iter().filter_map(|mix| match *mix {
+            Mix::Attention => Some((Slot::Attended, self.width(Role::Q))),
+            Mix::LatentAttention => Some((Slot::Attended, self.width(Role::V))),
+            Mix::Keep(role, slot) => Some((slot, self.width(role))),
+            Mix::GatedMlp | Mix::PlainMlp => Some((Slot::Activated, self.width(Role::Up))),
+            Mix::Route => Some((Slot::Routes, self.width(Role::Router))),
+            Mix::SharedGate => Some((Slot::SharedGate, 1)),
+            Mix::SharedExpert => Some((Slot::Added, self.out_features())),
+            Mix::Experts(_) | Mix::Residual(_) => None,
+        });
+        let mut filled: Vec<_> = filled.collect();
+        filled.sort_by_key(|filled| filled.0 as usize);
+        filled
+    }
+
+    /// The slots that no stage after it reads, but it does.
+    pub fn empties(&self) -> Vec<Slot> {
+        let mut emptied: Vec<Slot> = self.input.slot().into_iter().collect();
+        for mix in &self.mixes {
+            match mix {
+                Mix::LatentAttention => emptied.extend([Slot::Query, Slot::TurningKey]),
+                Mix::SharedExpert => emptied.push(Slot::SharedGate),
+                Mix::Experts(_) => emptied.extend([Slot::Routes, Slot::Added]),
+                _ => {}
+            }
+        }
+        emptied
+    }
+}
+
+/// What a tensor that is kept byte for byte is used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// The heads' sinks, `[n_heads]`.
+    Sinks,
+    /// What a router adds to its scores, `[experts]`, or with a dimension of 1 before it.
+    Correction,
 }
 
 /// What the linears of a stage read.
@@ -86,12 +120,24 @@ pub enum StageInput {
     Norm(NormSite),
     /// What a mixing step left there.
     Slot(Slot),
+    /// A norm of what a mixing step left there.
+    NormOf(NormSite, Slot),
+}
+
+impl StageInput {
+    /// The slot that it comes from.
+    pub fn slot(self) -> Option<Slot> {
+        match self {
+            Self::Slot(slot) | Self::NormOf(_, slot) => Some(slot),
+            Self::Hidden | Self::Norm(_) => None,
+        }
+    }
 }
 
 /// Where a mixing step leaves what another stage reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Slot {
-    /// The heads' outputs, `[B, T, n_heads * head_dim]`.
+    /// The heads' outputs, `[B, T, n_heads * value_head_dim]`.
     Attended,
     /// The MLP's wide activations, `[B, T, intermediate]`.
     Activated,
@@ -101,15 +147,27 @@ pub enum Slot {
     SharedGate,
     /// What the experts so far add to the residual stream, `[B, T, hidden]`.
     Added,
+    /// What the query is made of, `[B, T, q_lora_rank]`.
+    QueryLatent,
+    /// What keys and values are made of, `[B, T, kv_lora_rank]`.
+    KeyValueLatent,
+    /// The part of the key that turns, before it does, `[B, T, qk_rope_head_dim]`.
+    TurningKey,
+    /// `[B, T, n_heads * head_dim]`
+    Query,
 }
 
 impl Slot {
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 9] = [
         Self::Attended,
         Self::Activated,
         Self::Routes,
         Self::SharedGate,
         Self::Added,
+        Self::QueryLatent,
+        Self::KeyValueLatent,
+        Self::TurningKey,
+        Self::Query,
     ];
 }
 
@@ -118,6 +176,10 @@ impl Slot {
 pub enum Mix {
     /// Causal self-attention over Q, K, V, into [`Slot::Attended`].
     Attention,
+    /// The same over [`Slot::Query`], K, completed by [`Slot::TurningKey`], and V.
+    LatentAttention,
+    /// One of the outputs as it is, into this slot.
+    Keep(Role, Slot),
     /// `act(gate) * up`, into [`Slot::Activated`].
     GatedMlp,
     /// `act(up)`, into [`Slot::Activated`].
@@ -246,31 +308,36 @@ impl LayerPlan {
             config,
             prefix: format!("{}.{index}", arch.layers),
         };
-        let [mut attention, output] = resolver.attention(&arch.attention);
+        let (mut attention, output) = match &arch.attention.latent {
+            None => resolver.attention(&arch.attention),
+            Some(latent) => resolver.latent_attention(&arch.attention, latent),
+        };
         let [mut mlp, mlp_output] = resolver.mlp(&arch.mlp);
         let sparse = (arch.experts.as_ref()).zip(config.experts.as_ref());
         let sparse = sparse.filter(|(_, config)| config.layers[index]);
         let stages = if let Some((row, config)) = sparse {
-            let experts = resolver.experts(row, config);
-            [attention, output].into_iter().chain(experts).collect()
+            attention.push(output);
+            attention.extend(resolver.experts(row, config));
+            attention
         } else if !config.parallel {
-            vec![attention, output, mlp, mlp_output]
+            attention.extend([output, mlp, mlp_output]);
+            attention
         } else if resolver.has(NormSite::Mlp) {
             // Both read the residual stream before either adds to it.
-            vec![attention, mlp, output, mlp_output]
+            attention.extend([mlp, output, mlp_output]);
+            attention
         } else {
-            attention.name = "inputs";
-            attention.linears.append(&mut mlp.linears);
-            attention.mixes.append(&mut mlp.mixes);
-            vec![attention, output, mlp_output]
+            let first = &mut attention[0];
+            first.name = "inputs";
+            first.linears.append(&mut mlp.linears);
+            first.mixes.append(&mut mlp.mixes);
+            attention.extend([output, mlp_output]);
+            attention
         };
         Self {
             stages,
             norms: resolver.norms(),
-            correction: sparse.and_then(|(row, config)| {
-                let name = row.router.correction?;
-                Some((format!("{}.{name}", resolver.prefix), config.count))
-            }),
+            kept: resolver.kept(sparse),
             config: config.layers[index],
         }
     }
@@ -285,19 +352,15 @@ impl LayerPlan {
         self.stages.iter().flat_map(|stage| &stage.dense)
     }
 
-    /// Every tensor that the layer is read from, with its shape: norms, biases, weights.
+    /// Every tensor that the layer is read from, with its shape: norms, sinks, biases, weights.
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let norms = self.norms.iter().flat_map(NormPlan::tensors);
         let linears = || self.linears().chain(self.dense());
         let biases = linears().filter_map(LinearPlan::bias_source);
         let weights = linears().map(LinearPlan::weight_source);
-        let correction = self.correction.iter();
-        let correction = correction.map(|(name, len)| (name.clone(), vec![*len]));
-        norms
-            .chain(correction)
-            .chain(biases)
-            .chain(weights)
-            .collect()
+        let kept = self.kept.iter();
+        let kept = kept.map(|(_, name, shape)| (name.clone(), shape.clone()));
+        norms.chain(kept).chain(biases).chain(weights).collect()
     }
 }
 
@@ -310,16 +373,40 @@ struct Resolver<'a> {
 
 impl Resolver<'_> {
     fn has(&self, site: NormSite) -> bool {
-        self.arch.norms.iter().any(|norm| norm.0 == site)
+        let asked_for = match site {
+            NormSite::Query | NormSite::Key => self.config.qk_norm,
+            NormSite::QueryLatent => {
+                (self.config.latent.as_ref()).is_some_and(|latent| latent.query_rank.is_some())
+            }
+            _ => true,
+        };
+        asked_for && self.arch.norms.iter().any(|norm| norm.0 == site)
+    }
+
+    fn kept(&self, sparse: Option<(&Experts, &ExpertsConfig)>) -> Vec<(Kept, String, Vec<usize>)> {
+        let named = |name: &str| format!("{}.{name}", self.prefix);
+        let sinks = (self.arch.attention.sinks)
+            .map(|name| (Kept::Sinks, named(name), vec![self.config.n_heads]));
+        let correction = sparse.and_then(|(row, config)| {
+            let correction = row.router.correction?;
+            let shape = if correction.is_row {
+                vec![1, config.count]
+            } else {
+                vec![config.count]
+            };
+            Some((Kept::Correction, named(correction.name), shape))
+        });
+        sinks.into_iter().chain(correction).collect()
     }
 
     fn norms(&self) -> Vec<NormPlan> {
         let (config, qk_norm) = (self.config, self.arch.attention.qk_norm);
         let heads = |n_heads: usize| match qk_norm {
-            QkNorm::Heads | QkNorm::TurnedHeads => config.head_dim,
+            QkNorm::Heads | QkNorm::TurnedHeads | QkNorm::PlainTurnedHeads => config.head_dim,
             QkNorm::Whole => n_heads * config.head_dim,
         };
-        let norms = self.arch.norms.iter().map(|&(site, name)| NormPlan {
+        let norms = self.arch.norms.iter().filter(|norm| self.has(norm.0));
+        let norms = norms.map(|&(site, name)| NormPlan {
             site,
             kind: self.arch.norm,
             name: format!("{}.{name}", self.prefix),
@@ -330,17 +417,29 @@ impl Resolver<'_> {
                 | NormSite::AfterMlp => config.hidden_size,
                 NormSite::Query => heads(config.n_heads),
                 NormSite::Key => heads(config.n_kv_heads),
+                NormSite::QueryLatent => self.rows(Role::QueryLatent),
+                NormSite::KeyValueLatent => self.rows(Role::KeyValueLatent),
             },
         });
         norms.collect()
     }
 
+    /// Rows that a role has, in an MLP that is as wide as the model's.
+    fn rows(&self, role: Role) -> usize {
+        self.rows_of_width(role, self.config.intermediate_size)
+    }
+
     /// Rows that a role has, in an MLP of this width.
-    fn rows(&self, role: Role, width: usize) -> usize {
+    fn rows_of_width(&self, role: Role, width: usize) -> usize {
         let config = self.config;
+        let latent = config.latent.unwrap_or_default();
         match role {
             Role::Q => config.n_heads * config.head_dim,
-            Role::K | Role::V => config.n_kv_heads * config.head_dim,
+            Role::K => config.n_kv_heads * (config.head_dim - latent.turning_dim),
+            Role::V => config.n_kv_heads * config.value_head_dim,
+            Role::QueryLatent => latent.query_rank.unwrap_or(0),
+            Role::KeyValueLatent => latent.rank,
+            Role::TurningKey => latent.turning_dim,
             Role::O | Role::Down => config.hidden_size,
             Role::Gate | Role::Up => width,
             Role::Router | Role::SharedGate => unreachable!("they have linears of their own"),
@@ -364,10 +463,12 @@ impl Resolver<'_> {
             Split::Heads => self.config.n_kv_heads,
         };
         let out_features = spec.parts.iter();
-        let out_features = out_features.map(|&role| self.rows(role, width)).sum();
+        let out_features = out_features
+            .map(|&role| self.rows_of_width(role, width))
+            .sum();
         let mut end = 0;
         let parts = spec.parts.iter().map(|&role| {
-            let (start, run) = (end, self.rows(role, width) / groups);
+            let (start, run) = (end, self.rows_of_width(role, width) / groups);
             end += run;
             let rows = Rows {
                 start,
@@ -420,45 +521,106 @@ impl Resolver<'_> {
         Mix::Residual(self.site(site))
     }
 
-    fn attention(&self, attention: &Attention) -> [Stage; 2] {
-        let config = self.config;
-        let linears = self.linears(attention.inputs, config.biases.attention);
-        let (n_heads, n_kv_heads, head_dim) = (config.n_heads, config.n_kv_heads, config.head_dim);
-        let value_row = |channel: usize| {
-            let (head, dim) = (channel / head_dim, channel % head_dim);
-            head * n_kv_heads / n_heads * head_dim + dim
-        };
-        let width = n_heads * head_dim;
-        let output_fold = fold_into(&linears, Role::V, (0..width).map(value_row), false);
+    /// The stages before attention's output, and that one.
+    fn attention(&self, attention: &Attention) -> (Vec<Stage>, Stage) {
+        let linears = self.linears(attention.inputs, self.config.biases.attention);
+        let output = self.attention_output(attention, &linears);
         let (input, fold) = self.input(NormSite::Attention);
-        [
-            Stage {
-                name: "attention inputs",
-                input,
-                in_features: config.hidden_size,
-                linears,
-                dense: Vec::new(),
-                experts: Vec::new(),
-                mixes: vec![Mix::Attention],
-                fold,
-                remakable: false,
-            },
-            Stage {
-                name: "attention output",
-                input: StageInput::Slot(Slot::Attended),
-                in_features: width,
-                linears: vec![self.linear(
-                    &attention.output,
-                    config.biases.attention_output,
-                    width,
-                )],
-                dense: Vec::new(),
-                experts: Vec::new(),
-                mixes: vec![self.residual(NormSite::AfterAttention)],
-                fold: output_fold,
-                remakable: false,
-            },
-        ]
+        let inputs = Stage {
+            name: "attention inputs",
+            input,
+            in_features: self.config.hidden_size,
+            linears,
+            dense: Vec::new(),
+            experts: Vec::new(),
+            mixes: vec![Mix::Attention],
+            fold,
+            remakable: false,
+        };
+        (vec![inputs], output)
+    }
+
+    /// [`Self::attention`] by way of latents.
+    fn latent_attention(&self, attention: &Attention, latent: &Latent) -> (Vec<Stage>, Stage) {
+        let config = self.config;
+        let (hidden_size, has_bias) = (config.hidden_size, config.biases.attention);
+        let made_of = |site, slot| (StageInput::NormOf(site, slot), Fold::Norm(site));
+        let stage = |name, (input, fold), linear: LinearPlan, mixes| Stage {
+            name,
+            input,
+            in_features: linear.in_features,
+            linears: vec![linear],
+            dense: Vec::new(),
+            experts: Vec::new(),
+            mixes,
+            fold,
+            remakable: false,
+        };
+        let has_query_latent = self.has(NormSite::QueryLatent);
+        let (query, query_has_bias, kept) = if has_query_latent {
+            let kept = Mix::Keep(Role::QueryLatent, Slot::QueryLatent);
+            (&latent.query_down, has_bias, kept)
+        } else {
+            (&latent.query, false, Mix::Keep(Role::Q, Slot::Query))
+        };
+        let mut inputs = stage(
+            "attention inputs",
+            self.input(NormSite::Attention),
+            self.linear(query, query_has_bias, hidden_size),
+            vec![
+                kept,
+                Mix::Keep(Role::KeyValueLatent, Slot::KeyValueLatent),
+                Mix::Keep(Role::TurningKey, Slot::TurningKey),
+            ],
+        );
+        let down = self.linear(&latent.key_value_down, has_bias, hidden_size);
+        inputs.linears.push(down);
+        let mut stages = vec![inputs];
+        if has_query_latent {
+            stages.push(stage(
+                "queries",
+                made_of(NormSite::QueryLatent, Slot::QueryLatent),
+                self.linear(&latent.query_up, false, self.rows(Role::QueryLatent)),
+                vec![Mix::Keep(Role::Q, Slot::Query)],
+            ));
+        }
+        let up = self.linear(&latent.key_value_up, false, self.rows(Role::KeyValueLatent));
+        let output = self.attention_output(attention, std::slice::from_ref(&up));
+        stages.push(stage(
+            "keys and values",
+            made_of(NormSite::KeyValueLatent, Slot::KeyValueLatent),
+            up,
+            vec![Mix::LatentAttention],
+        ));
+        (stages, output)
+    }
+
+    /// `linears` compute V among others.
+    fn attention_output(&self, attention: &Attention, linears: &[LinearPlan]) -> Stage {
+        let config = self.config;
+        let (n_heads, n_kv_heads) = (config.n_heads, config.n_kv_heads);
+        let value_dim = config.value_head_dim;
+        let value_row = |channel: usize| {
+            let (head, dim) = (channel / value_dim, channel % value_dim);
+            head * n_kv_heads / n_heads * value_dim + dim
+        };
+        let width = n_heads * value_dim;
+        // A bound that values are clipped to lets no factor pass.
+        let fold = match config.qkv_clip {
+            None => fold_into(linears, Role::V, (0..width).map(value_row), false),
+            Some(_) => Fold::None,
+        };
+        Stage {
+            name: "attention output",
+            input: StageInput::Slot(Slot::Attended),
+            in_features: width,
+            linears: vec![self.linear(&attention.output, config.biases.attention_output, width)],
+            dense: Vec::new(),
+            experts: Vec::new(),
+            mixes: vec![self.residual(NormSite::AfterAttention)],
+            fold,
+            remakable: false,
+        }
     }
 
     fn mlp(&self, mlp: &Mlp) -> [Stage; 2] {

@@ -3,7 +3,6 @@
 //! Frequencies are computed by libtorch in float32, as transformers 5.23 does: at position 10,000 the last bit of a
 //! frequency is a thousandth of a radian.
 
-use super::arch::Pairs;
 use super::config::{Config, RopeConfig, RopeScaling};
 use super::{Compute, Error};
 use crate::kernels::{self, rotary, rotary::Tables};
@@ -16,16 +15,11 @@ use tch::{Device, Kind, Tensor};
 pub struct Ropes(Vec<Rope>);
 
 impl Ropes {
-    pub(super) fn new(
-        config: &Config,
-        pairs: Pairs,
-        compute: Compute,
-        seq_len: usize,
-    ) -> Result<Self, Error> {
+    pub(super) fn new(config: &Config, compute: Compute, seq_len: usize) -> Result<Self, Error> {
         let ropes = config.ropes.iter();
         let ropes = ropes.map(|rope| {
             let original = config.max_position_embeddings;
-            Rope::new(rope, original, pairs, compute, seq_len)
+            Rope::new(rope, original, compute, seq_len)
         });
         Ok(Self(ropes.collect::<Result<_, _>>()?))
     }
@@ -41,7 +35,7 @@ impl Ropes {
 /// `x cos + swap(x) sin`, with the two numbers of each pair swapped, and `sin` negated for the first of them.
 #[derive(Debug)]
 pub(super) struct Rope {
-    pairs: Pairs,
+    neighbours: bool,
     /// `[seq_len, 1, dim]`
     cos: Tensor,
     /// `[seq_len, 1, dim]`
@@ -52,7 +46,6 @@ impl Rope {
     fn new(
         rope: &RopeConfig,
         max_position_embeddings: usize,
-        pairs: Pairs,
         compute: Compute,
         seq_len: usize,
     ) -> Result<Self, Error> {
@@ -61,12 +54,16 @@ impl Rope {
         let angles = positions.f_view([-1, 1, 1])?.f_mul(&frequencies)?;
         let cos = angles.f_cos()?.f_mul_scalar(attention_factor)?;
         let sin = angles.f_sin()?.f_mul_scalar(attention_factor)?;
-        let both = |first: &Tensor, second: &Tensor| match pairs {
-            Pairs::Halves => Tensor::f_cat(&[first, second], 2),
-            Pairs::Neighbours => Tensor::f_stack(&[first, second], 3)?.f_flatten(2, 3),
+        let neighbours = rope.neighbours;
+        let both = |first: &Tensor, second: &Tensor| {
+            if neighbours {
+                Tensor::f_stack(&[first, second], 3)?.f_flatten(2, 3)
+            } else {
+                Tensor::f_cat(&[first, second], 2)
+            }
         };
         Ok(Self {
-            pairs,
+            neighbours,
             cos: compute.place(&both(&cos, &cos)?)?,
             sin: compute.place(&both(&sin.f_neg()?, &sin)?)?,
         })
@@ -86,7 +83,7 @@ impl Rope {
         let dim = self.cos.size()[2];
         let rows = |table: &Tensor| table.f_narrow(0, start as i64, n_tokens);
         let (cos, sin) = (rows(&self.cos)?, rows(&self.sin)?);
-        if on_cpu_in_bf16(&x) && self.pairs == Pairs::Halves && x.numel() > 0 {
+        if on_cpu_in_bf16(&x) && !self.neighbours && x.numel() > 0 {
             x = x.f_contiguous()?;
             let tables = Tables {
                 cos: bf16_slice(&cos),
@@ -98,11 +95,11 @@ impl Rope {
             return Ok(x);
         }
         let turning = x.f_narrow(3, 0, dim)?;
-        let swapped = match self.pairs {
-            Pairs::Halves => turning.f_roll(dim / 2, 3)?,
-            Pairs::Neighbours => (turning.f_unflatten(3, [dim / 2, 2])?)
-                .f_flip([4])?
-                .f_flatten(3, 4)?,
+        let swapped = if self.neighbours {
+            let pairs = turning.f_unflatten(3, [dim / 2, 2])?;
+            pairs.f_flip([4])?.f_flatten(3, 4)?
+        } else {
+            turning.f_roll(dim / 2, 3)?
         };
         let turned = swapped.f_mul(&sin)?.f_addcmul_(&turning, &cos)?;
         if dim == head_dim {

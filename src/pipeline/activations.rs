@@ -79,24 +79,28 @@ impl Activations {
         }
         for index in 0..self.batches.len() {
             let state = self.batches[index].state();
-            let slices = if stage.is_tokenwise() {
-                self.slices(state)?
-            } else {
-                vec![(0, state.shallow_clone())]
-            };
-            for (start, slice) in slices {
-                let slice = self.arrive(block, &slice)?;
-                let made = self.through(block, stage, &linears, slice)?;
-                self.batches[index].store(start, &made)?;
-            }
-            for slot in Slot::ALL {
-                if stage.empties(slot) {
-                    self.batches[index].release(slot);
+            if stage.is_tokenwise() {
+                for (start, slice) in self.slices(state)? {
+                    let slice = self.arrive(block, &slice)?;
+                    let made = self.through(block, stage, &linears, slice)?;
+                    self.batches[index].store(start, &made)?;
                 }
+                self.release(index, stage);
+            } else {
+                let whole = self.arrive(block, state)?;
+                let made = self.through(block, stage, &linears, whole)?;
+                self.release(index, stage);
+                self.batches[index].store(0, &made)?;
             }
         }
         self.ahead = None;
         Ok(())
+    }
+
+    fn release(&mut self, index: usize, stage: &Stage) {
+        for slot in stage.empties() {
+            self.batches[index].release(slot);
+        }
     }
 
     /// Divides the rows of the linear called `name` by `divisors`, which divides the channels of `slot` by `channels`: in

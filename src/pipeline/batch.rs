@@ -17,7 +17,7 @@ pub struct Batch {
     /// What the slots' memory is taken from, one-dimensional.
     storage: Tensor,
     /// Where in `storage` each filled slot lies.
-    places: Vec<(Slot, Range<i64>)>,
+    places: Vec<(Slot, Range<usize>)>,
 }
 
 impl Batch {
@@ -66,27 +66,35 @@ impl Batch {
         Ok(())
     }
 
-    /// Gives `slot` memory for all tokens, as wide as `like`, behind that of the slots that are in use.
+    /// Gives `slot` memory for all tokens, as wide as `like`, beside that of the slots that are in use.
     fn make_room(&mut self, slot: Slot, like: &Tensor) -> Result<()> {
         let [batch, tokens] = [0, 1].map(|dim| self.state.hidden.size()[dim]);
         let width = like.size()[2];
-        let start = self
-            .places
-            .iter()
-            .map(|place| place.1.end)
-            .max()
-            .unwrap_or(0);
-        let len = batch * tokens * width;
+        let len = (batch * tokens * width) as usize;
+        let start = first_fit(&self.places, len);
         assert!(
-            start + len <= self.storage.size()[0],
+            start + len <= self.storage.size()[0] as usize,
             "{slot:?} was not planned for"
         );
-        let room = self.storage.f_narrow(0, start, len)?;
+        let room = self.storage.f_narrow(0, start as i64, len as i64)?;
         let room = room.f_view([batch, tokens, width])?;
         self.state.set_slot(slot, Some(room));
         self.places.push((slot, start..start + len));
         Ok(())
     }
+}
+
+/// The first start of `len` elements that are in none of `places`.
+pub fn first_fit(places: &[(Slot, Range<usize>)], len: usize) -> usize {
+    let starts = std::iter::once(0).chain(places.iter().map(|place| place.1.end));
+    let free = |start: &usize| {
+        let end = start + len;
+        (places.iter()).all(|(_, place)| place.end <= *start || end <= place.start)
+    };
+    starts
+        .filter(free)
+        .min()
+        .expect("behind the last there is room")
 }
 
 /// Copies `source` to `target`, unless that is where it lies already.

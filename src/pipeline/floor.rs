@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::cli::settings::{Settings, Solver};
 use crate::device::rates::Rates;
-use crate::model::{Mix, Model, Role, Stage};
+use crate::model::{LayerConfig, Mix, Model, Stage};
 use crate::quant::awq;
 use crate::report::Phase;
 
@@ -50,10 +50,13 @@ impl Work {
         for layer in &model.layers {
             for stage in &layer.stages {
                 work.add_stage(stage, top_k, settings, tokens);
-                if stage.mixes.contains(&Mix::Attention) {
-                    let queries = stage.width(Role::Q);
-                    let pairs = attended(settings.seq_len, layer.config.window);
-                    work.forward += 4.0 * queries as f64 * pairs * n_windows as f64;
+                if (stage.mixes.iter())
+                    .any(|mix| matches!(mix, Mix::Attention | Mix::LatentAttention))
+                {
+                    let config = &model.config;
+                    let products = config.n_heads * (config.head_dim + config.value_head_dim);
+                    let pairs = pairs(settings.seq_len, &layer.config);
+                    work.forward += 2.0 * products as f64 * pairs * n_windows as f64;
                 }
             }
         }
@@ -149,6 +152,13 @@ impl Work {
         });
         phases
     }
+}
+
+/// Pairs of a query and a key that it sees, in a window of `n_tokens`.
+fn pairs(n_tokens: usize, layer: &LayerConfig) -> f64 {
+    let chunk = layer.chunk.unwrap_or(n_tokens).min(n_tokens).max(1);
+    let whole = (n_tokens / chunk) as f64 * attended(chunk, layer.window);
+    whole + attended(n_tokens % chunk, layer.window)
 }
 
 /// Pairs of a query and a key that it sees, in a window of `n_tokens`, where a token sees `limit` at most.

@@ -5,7 +5,7 @@ use half::f16;
 use tch::{Kind, Tensor};
 
 use super::solve::FloatLinear;
-use crate::model::{Block, Compute, Fold, Linear, Model, Ropes, Stage, StageInput, State, Weights};
+use crate::model::{Block, Compute, Fold, Linear, Model, Ropes, Stage, State, Weights};
 
 /// Largest relative change of a layer's float32 output that counts as rounding.
 const TOLERANCE: f64 = 1e-4;
@@ -128,7 +128,7 @@ impl<'a> FoldProof<'a> {
                 // The stage of that linear again, with its rows divided: it fills the slot that this stage reads.
                 for (earlier, before, outputs) in &mut self.earlier {
                     let position = (earlier.linears.iter()).position(|other| other.name == *linear);
-                    if let (Some(position), StageInput::Slot(slot)) = (position, stage.input) {
+                    if let (Some(position), Some(slot)) = (position, stage.input.slot()) {
                         let divisors = Tensor::f_from_slice(divisors)?;
                         outputs[position] = outputs[position].f_div(&divisors)?;
                         let (outputs, before) = (copies(outputs)?, before.shallow_clone());

@@ -13,7 +13,7 @@ use super::solve::{self, CLIP, FloatLinear, ScaleFound, Solved};
 use super::{Run, Times};
 use crate::cli::settings::Solver;
 use crate::fault::InputError;
-use crate::model::{Block, Fold, LayerPlan, Linear, LinearPlan, Mix, Stage, StageInput, Stored};
+use crate::model::{Block, Fold, LayerPlan, Linear, LinearPlan, Mix, Stage, Stored};
 use crate::quant::{InputStats, QuantizedLinear, awq};
 use crate::report::LinearReport;
 
@@ -307,7 +307,7 @@ impl<'a> LayerRun<'a> {
                 let divisors = divisors(rows, *root, scale, quantized.out_features);
                 quantized.divide_rows(&divisors);
                 self.divide_bias(linear, &divisors);
-                if let StageInput::Slot(slot) = stage.input {
+                if let Some(slot) = stage.input.slot() {
                     activations.divide_rows(linear, &divisors, slot, scale)?;
                 }
                 Ok(divisors)

@@ -1,8 +1,11 @@
 //! How much memory a run takes, and how it is made to fit: windows a batch, whether wide activations are kept, and
 //! whether a window goes through the linears in slices.
 
+use std::ops::Range;
+
 use tch::Device;
 
+use super::batch::first_fit;
 use crate::cli::settings::Settings;
 use crate::fault::ResourceError;
 use crate::model::{Compute, LinearPlan, Mix, Model, Role, Slot, Stage, StageInput};
@@ -131,24 +134,27 @@ impl MemoryPlan {
 fn slot_width(model: &Model, recompute: bool) -> usize {
     let mut widest = 0;
     for layer in &model.layers {
-        let mut waiting: Vec<(Slot, usize)> = Vec::new();
+        let mut places: Vec<(Slot, Range<usize>)> = Vec::new();
         for stage in &layer.stages {
+            let empties = stage.empties();
+            let empty =
+                |places: &mut Vec<(Slot, _)>| places.retain(|place| !empties.contains(&place.0));
+            if !stage.is_tokenwise() {
+                empty(&mut places);
+            }
             if !(recompute && stage.remakable) {
-                waiting.extend(stage.mixes.iter().filter_map(|mix| match mix {
-                    Mix::Attention => Some((Slot::Attended, stage.width(Role::Q))),
-                    Mix::GatedMlp | Mix::PlainMlp => Some((Slot::Activated, stage.width(Role::Up))),
-                    Mix::Route => Some((Slot::Routes, stage.width(Role::Router))),
-                    Mix::SharedGate => Some((Slot::SharedGate, 1)),
-                    Mix::SharedExpert => Some((Slot::Added, stage.out_features())),
-                    Mix::Experts(_) | Mix::Residual(_) => None,
-                }));
+                let mut fills = stage.fills();
+                let added = (Slot::Added, stage.in_features);
+                if !stage.experts.is_empty() && !places.iter().any(|place| place.0 == Slot::Added) {
+                    fills.push(added);
+                }
+                for (slot, width) in fills {
+                    let start = first_fit(&places, width);
+                    places.push((slot, start..start + width));
+                    widest = widest.max(start + width);
+                }
             }
-            let added = (Slot::Added, stage.in_features);
-            if !stage.experts.is_empty() && !waiting.iter().any(|slot| slot.0 == Slot::Added) {
-                waiting.push(added);
-            }
-            widest = widest.max(waiting.iter().map(|slot| slot.1).sum());
-            waiting.retain(|slot| !stage.empties(slot.0));
+            empty(&mut places);
         }
     }
     widest
@@ -177,13 +183,19 @@ fn stage_bytes(stage: &Stage, element: usize) -> usize {
 /// bfloat16 on the CPU), its outputs and what the mixing step makes of them.
 fn token_bytes(stage: &Stage, element: usize) -> usize {
     let input = match stage.input {
-        StageInput::Norm(_) => stage.in_features * (4 + 4 + element),
+        StageInput::Norm(_) | StageInput::NormOf(..) => stage.in_features * (4 + 4 + element),
         StageInput::Hidden | StageInput::Slot(_) => 0,
     };
+    // Queries and keys are put together of their parts.
+    let copies = if stage.mixes.contains(&Mix::LatentAttention) {
+        6
+    } else {
+        2
+    };
     let experts = stage.experts.iter();
-    let expert = experts.map(|expert| 2 * expert.output.in_features).max();
-    let rows = stage.out_features() + stage.width(Role::Router) + expert.unwrap_or(0);
-    input + 2 * rows * element
+    let expert = experts.map(|expert| expert.output.in_features).max();
+    let rows = stage.out_features() + stage.width(Role::Router) + 2 * expert.unwrap_or(0);
+    input + copies * rows * element
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ const MEMORY_SHARE: f64 = 0.75;
 /// The tensors to write, what loads them, and what the run needs.
 pub struct Plan {
     pub specs: Vec<TensorSpec>,
-    /// Tensors that no part of the family uses: kept byte for byte.
+    /// Tensors that no part of the family uses, or that are used as they are: kept byte for byte.
     pub extras: Vec<String>,
     pub outcomes: Vec<RuleOutcome>,
     pub parameters: u64,
@@ -89,8 +89,13 @@ impl Plan {
                 specs.push(float16(linear.bias_name(), vec![out]));
             }
         }
+        let kept = model.layers.iter().flat_map(|layer| &layer.kept);
+        let kept: HashSet<&str> = kept.map(|kept| kept.1.as_str()).collect();
         for (name, shape) in model.tensors() {
             source.check(&name, &shape)?;
+            if kept.contains(name.as_str()) {
+                continue;
+            }
             parameters += shape.iter().product::<usize>() as u64;
             if !sources.contains(&name) {
                 specs.push(float16(name.clone(), shape));

@@ -29,9 +29,11 @@ pub struct Task<'a> {
     /// The first query's token.
     pub first: usize,
     pub window: usize,
+    /// A score, before it is multiplied by the scale, whose value is zeros.
+    pub sink: Option<f32>,
     /// What scores are multiplied by before two is raised to them.
     pub scale: f32,
-    /// `head_dim` numbers for each query.
+    /// `value_dim` numbers for each query.
     pub output: Vec<&'a mut [bf16]>,
 }
 
@@ -58,7 +60,7 @@ pub fn attend<V: Lanes, F: Arithmetic<V>, const ROWS: usize, const N: usize>(tas
     // Not collected: the closure's body would not be inlined here.
     let mut strips = Vec::with_capacity(super::QUERIES / ROWS);
     for first in (task.first..end).step_by(ROWS) {
-        strips.push(strip::<V, F, ROWS>(task.query, first));
+        strips.push(strip::<V, F, ROWS>(task, first));
     }
     let mut scores = [[Row::ZERO; VECTORS]; ROWS];
     for block in (oldest(task.first) / KEYS * KEYS..end).step_by(KEYS) {
@@ -97,9 +99,11 @@ pub fn attend<V: Lanes, F: Arithmetic<V>, const ROWS: usize, const N: usize>(tas
 
 #[inline(always)]
 fn strip<V: Lanes, F: Arithmetic<V>, const ROWS: usize>(
-    query: Head<'_>,
+    task: &Task<'_>,
     first: usize,
 ) -> Strip<ROWS> {
+    let query = task.query;
+    let value_dim = task.output.first().map_or(0, |output| output.len());
     let mut queries = vec![[[0.0; PLACES]; ROWS]; query.width.div_ceil(PLACES * F::PER_LANE)];
     for row in 0..ROWS {
         let numbers = query.token(first + row).chunks(PLACES * F::PER_LANE);
@@ -110,12 +114,16 @@ fn strip<V: Lanes, F: Arithmetic<V>, const ROWS: usize>(
             }
         }
     }
+    let mut sums = Row::ZERO;
+    if task.sink.is_some() {
+        sums.0[0] = 1.0;
+    }
     Strip {
         first,
         queries,
-        max: [LOWEST; ROWS],
-        sums: [Row::ZERO; ROWS],
-        mixed: vec![Row::ZERO; query.width.div_ceil(LANES) * ROWS],
+        max: [task.sink.unwrap_or(LOWEST); ROWS],
+        sums: [sums; ROWS],
+        mixed: vec![Row::ZERO; value_dim.div_ceil(LANES) * ROWS],
     }
 }
 

@@ -44,21 +44,24 @@ pub struct Problem<'a> {
     pub query: &'a [bf16],
     /// `[B, T, n_kv_heads, head_dim]`
     pub key: &'a [bf16],
-    /// `[B, T, n_kv_heads, head_dim]`
+    /// `[B, T, n_kv_heads, value_dim]`
     pub value: &'a [bf16],
+    /// For each query head a score that takes part in the softmax, with a value of zeros; where there are any.
+    pub sinks: Option<&'a [f32]>,
     pub n_tokens: usize,
     pub n_heads: usize,
     /// Divides `n_heads`: so many neighbouring query heads share a key head.
     pub n_kv_heads: usize,
     /// An even number.
     pub head_dim: usize,
+    pub value_dim: usize,
     /// A token sees itself and `window - 1` earlier ones; all earlier ones where there is none.
     pub window: Option<usize>,
     /// What scores are multiplied by, positive.
     pub scale: f32,
 }
 
-/// Writes the values, mixed by the softmax of the scores, to `output`, `[B, T, n_heads * head_dim]`; on rayon's threads.
+/// Writes the values, mixed by the softmax of the scores, to `output`, `[B, T, n_heads * value_dim]`; on rayon's threads.
 ///
 /// # Panics
 /// Where the lengths do not fit together, the window or a dimension is 0, `head_dim` is odd, the scale is not positive,
@@ -83,18 +86,20 @@ fn run<F: Format>(
         n_heads,
         n_kv_heads,
         head_dim,
+        value_dim,
         ..
     } = *problem;
     let window = problem.window.unwrap_or(usize::MAX);
     assert!(n_tokens > 0 && window > 0 && problem.scale > 0.0);
-    assert!(head_dim > 0 && head_dim.is_multiple_of(2));
+    assert!(head_dim > 0 && head_dim.is_multiple_of(2) && value_dim > 0);
     assert!(n_kv_heads > 0 && n_heads.is_multiple_of(n_kv_heads));
-    let (width, kv_width) = (n_heads * head_dim, n_kv_heads * head_dim);
+    let width = n_heads * value_dim;
     assert_eq!(output.len() % (n_tokens * width), 0);
     let n_rows = output.len() / width;
-    assert_eq!(problem.query.len(), output.len());
-    assert_eq!(problem.key.len(), n_rows * kv_width);
-    assert_eq!(problem.value.len(), n_rows * kv_width);
+    assert_eq!(problem.query.len(), n_rows * n_heads * head_dim);
+    assert_eq!(problem.key.len(), n_rows * n_kv_heads * head_dim);
+    assert_eq!(problem.value.len(), n_rows * n_kv_heads * value_dim);
+    assert!(problem.sinks.is_none_or(|sinks| sinks.len() == n_heads));
     let packed: Packed = pack::<F>(set, problem);
     let blocks = (output.par_chunks_mut(n_tokens * width).enumerate()).flat_map(|(row, output)| {
         let blocks = output.par_chunks_mut(QUERIES * width).enumerate();
@@ -107,7 +112,7 @@ fn run<F: Format>(
             .map(|_| Vec::with_capacity(n_queries))
             .collect();
         for token in output.chunks_mut(width) {
-            for (head, part) in heads.iter_mut().zip(token.chunks_mut(head_dim)) {
+            for (head, part) in heads.iter_mut().zip(token.chunks_mut(value_dim)) {
                 head.push(part);
             }
         }
@@ -123,6 +128,7 @@ fn run<F: Format>(
                     values,
                     first,
                     window,
+                    sink: problem.sinks.map(|sinks| sinks[head] / problem.scale),
                     // Powers of two are taken instead of e's.
                     scale: problem.scale * LOG2_E,
                     output,

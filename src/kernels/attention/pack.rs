@@ -66,20 +66,20 @@ pub struct Head<'a> {
 }
 
 impl<'a> Head<'a> {
-    /// Of `numbers`, `[B, n_tokens, n_heads, head_dim]`.
+    /// Of `numbers`, `[B, n_tokens, n_heads, width]`.
     pub fn new(
         numbers: &'a [bf16],
         n_tokens: usize,
-        head_dim: usize,
+        width: usize,
         row: usize,
         head: usize,
         n_heads: usize,
     ) -> Self {
         Self {
-            numbers: &numbers[(row * n_tokens * n_heads + head) * head_dim..],
-            stride: n_heads * head_dim,
+            numbers: &numbers[(row * n_tokens * n_heads + head) * width..],
+            stride: n_heads * width,
             n_tokens,
-            width: head_dim,
+            width,
         }
     }
 
@@ -121,12 +121,13 @@ pub fn pack<F: Format>(set: InstructionSet, problem: &Problem<'_>) -> Packed {
         n_tokens,
         n_kv_heads,
         head_dim,
+        value_dim,
         ..
     } = problem;
     let n_units = n_tokens.div_ceil(UNIT);
     let n_heads = problem.key.len() / (n_tokens * head_dim);
     let keys_len = UNIT / LANES * head_dim / F::PER_LANE;
-    let values_len = UNIT / F::PER_LANE * head_dim.div_ceil(LANES);
+    let values_len = UNIT / F::PER_LANE * value_dim.div_ceil(LANES);
     let mut keys = vec![Row::ZERO; n_heads * n_units * keys_len];
     let mut values = vec![Row::ZERO; n_heads * n_units * values_len];
     (keys.par_chunks_mut(keys_len))
@@ -135,10 +136,10 @@ pub fn pack<F: Format>(set: InstructionSet, problem: &Problem<'_>) -> Packed {
         .for_each(|(unit, (keys, values))| {
             let (head, first) = (unit / n_units, unit % n_units * UNIT);
             let (row, head) = (head / n_kv_heads, head % n_kv_heads);
-            let head = |numbers| Head::new(numbers, n_tokens, head_dim, row, head, n_kv_heads);
+            let head = |numbers, width| Head::new(numbers, n_tokens, width, row, head, n_kv_heads);
             let unit = Unit::<F> {
-                key: head(problem.key),
-                value: head(problem.value),
+                key: head(problem.key, head_dim),
+                value: head(problem.value, value_dim),
                 first,
                 keys,
                 values,

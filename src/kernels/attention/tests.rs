@@ -24,6 +24,8 @@ struct Case {
     n_kv_heads: usize,
     group: usize,
     head_dim: usize,
+    value_dim: usize,
+    has_sinks: bool,
     window: Option<usize>,
     key_size: f32,
 }
@@ -34,6 +36,8 @@ const CASE: Case = Case {
     n_kv_heads: 2,
     group: 1,
     head_dim: 8,
+    value_dim: 8,
+    has_sinks: false,
     window: None,
     key_size: 4.0,
 };
@@ -43,15 +47,18 @@ struct Numbers {
     query: Vec<bf16>,
     key: Vec<bf16>,
     value: Vec<bf16>,
+    sinks: Vec<f32>,
 }
 
 impl Case {
     fn numbers(self) -> Numbers {
-        let per_head = self.n_rows * self.n_tokens * self.n_kv_heads * self.head_dim;
+        let n_keys = self.n_rows * self.n_tokens * self.n_kv_heads;
+        let sinks = numbers(4, 4.0, self.n_kv_heads * self.group);
         Numbers {
-            query: numbers(1, 1.0, per_head * self.group),
-            key: numbers(2, self.key_size, per_head),
-            value: numbers(3, 2.0, per_head),
+            query: numbers(1, 1.0, n_keys * self.group * self.head_dim),
+            key: numbers(2, self.key_size, n_keys * self.head_dim),
+            value: numbers(3, 2.0, n_keys * self.value_dim),
+            sinks: sinks.iter().map(|sink| sink.to_f32()).collect(),
         }
     }
 
@@ -64,6 +71,8 @@ impl Case {
             n_heads: self.n_kv_heads * self.group,
             n_kv_heads: self.n_kv_heads,
             head_dim: self.head_dim,
+            value_dim: self.value_dim,
+            sinks: self.has_sinks.then_some(&numbers.sinks[..]),
             window: self.window,
             scale: 1.0 / (self.head_dim as f32).sqrt(),
         }
@@ -71,41 +80,45 @@ impl Case {
 }
 
 fn attended(set: InstructionSet, problem: &Problem<'_>) -> Vec<bf16> {
-    let mut output = vec![bf16::NAN; problem.query.len()];
+    let n_queries = problem.query.len() / problem.head_dim;
+    let mut output = vec![bf16::NAN; n_queries * problem.value_dim];
     attend(set, problem, &mut output);
     output
 }
 
 /// A plain softmax over the keys that a query sees, in float64; and the mixed absolute values.
 fn expected(problem: &Problem<'_>) -> Vec<[f64; 2]> {
-    let width = problem.n_heads * problem.head_dim;
-    let n_rows = problem.query.len() / width;
-    let mut expected = vec![[0.0; 2]; problem.query.len()];
-    for (at, mixed) in expected.chunks_exact_mut(problem.head_dim).enumerate() {
+    let n_queries = problem.query.len() / problem.head_dim;
+    let mut expected = vec![[0.0; 2]; n_queries * problem.value_dim];
+    for (at, mixed) in (expected.chunks_exact_mut(problem.value_dim)).enumerate() {
         let (token, head) = (at / problem.n_heads, at % problem.n_heads);
-        assert!(token < n_rows);
         let query = &problem.query[at * problem.head_dim..][..problem.head_dim];
         let kv_head = head / (problem.n_heads / problem.n_kv_heads);
         let n_earlier = token % problem.n_tokens;
         let n_seen = (n_earlier + 1).min(problem.window.unwrap_or(usize::MAX));
         let seen = token + 1 - n_seen..token + 1;
-        let of = |numbers: &'_ [bf16], token: usize| -> Vec<f64> {
-            let start = (token * problem.n_kv_heads + kv_head) * problem.head_dim;
-            let numbers = numbers[start..][..problem.head_dim].iter();
+        let of = |numbers: &'_ [bf16], width: usize, token: usize| -> Vec<f64> {
+            let start = (token * problem.n_kv_heads + kv_head) * width;
+            let numbers = numbers[start..][..width].iter();
             numbers.map(|number| number.to_f64()).collect()
         };
         let scores: Vec<f64> = (seen.clone())
             .map(|token| {
-                let key = of(problem.key, token);
+                let key = of(problem.key, problem.head_dim, token);
                 let products = query.iter().zip(key).map(|(q, k)| q.to_f64() * k);
                 products.sum::<f64>() * f64::from(problem.scale)
             })
             .collect();
-        let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let total: f64 = scores.iter().map(|score| (score - largest).exp()).sum();
+        let sink = problem.sinks.map(|sinks| f64::from(sinks[head]));
+        let all = || scores.iter().copied().chain(sink);
+        let largest = all().fold(f64::NEG_INFINITY, f64::max);
+        let total: f64 = all().map(|score| (score - largest).exp()).sum();
         for (token, score) in seen.zip(&scores) {
             let probability = (score - largest).exp() / total;
-            for (mixed, value) in mixed.iter_mut().zip(of(problem.value, token)) {
+            for (mixed, value) in mixed
+                .iter_mut()
+                .zip(of(problem.value, problem.value_dim, token))
+            {
                 mixed[0] += probability * value;
                 mixed[1] += probability * value.abs();
             }
@@ -148,12 +161,23 @@ fn every_instruction_set_agrees_with_a_plain_softmax() {
             check(Case {
                 n_tokens: 150,
                 head_dim,
+                value_dim: head_dim,
                 n_kv_heads,
                 group,
                 window: Some(70),
                 ..CASE
             });
         }
+    }
+    for (value_dim, has_sinks) in [(5, false), (16, true), (40, true), (70, false)] {
+        check(Case {
+            n_tokens: 150,
+            head_dim: 24,
+            value_dim,
+            has_sinks,
+            group: 3,
+            ..CASE
+        });
     }
 }
 
@@ -164,6 +188,7 @@ fn large_scores_do_not_overflow() {
         check(Case {
             n_tokens: 300,
             head_dim: 64,
+            value_dim: 64,
             window,
             key_size: 150.0,
             ..CASE
@@ -177,6 +202,7 @@ fn no_number_of_threads_changes_a_bit() {
         n_tokens: 200,
         group: 3,
         head_dim: 64,
+        value_dim: 64,
         ..CASE
     };
     let numbers = case.numbers();
@@ -207,7 +233,7 @@ fn what_is_not_finite_reaches_the_tokens_that_see_it() {
     numbers.key[30 * case.head_dim] = bf16::NAN;
     for set in available() {
         let found = attended(set, &case.problem(&numbers));
-        for (token, numbers) in found.chunks_exact(case.head_dim).enumerate() {
+        for (token, numbers) in found.chunks_exact(case.value_dim).enumerate() {
             let sees = (30..50).contains(&token);
             assert!(
                 numbers.iter().all(|number| number.is_nan() == sees),

@@ -33,14 +33,23 @@ pub struct Router {
     pub name: &'static str,
     pub bias: Bias,
     pub scoring: Scoring,
-    /// A tensor inside the layer that is added to the scores for the choice alone.
-    pub correction: Option<&'static str>,
+    /// What is added to the scores for the choice alone.
+    pub correction: Option<Correction>,
     /// Whether the chosen ones' scores are divided by their sum.
     pub renormalize: Bias,
     /// Whether only some of `n_group` groups of experts may be chosen from, and how these are found.
     pub groups: Option<GroupScore>,
     /// The key of what the weights are multiplied by.
     pub scaling: Option<&'static str>,
+}
+
+/// A tensor of one number for each expert.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Correction {
+    /// Inside the layer, the whole name.
+    pub name: &'static str,
+    /// Whether it has a dimension of 1 before.
+    pub is_row: bool,
 }
 
 /// What a router makes of its linear's outputs.

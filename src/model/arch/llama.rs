@@ -28,6 +28,7 @@ pub const LLAMA: Architecture = Architecture {
         layers: RopeLayers::All,
         windowed: None,
         alpha: false,
+        dim: None,
     },
     window: WindowRule::Never,
     scales: Scales {

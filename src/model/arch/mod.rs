@@ -6,6 +6,8 @@
 mod arcee;
 mod cohere;
 mod cohere2;
+mod deepseek_v2;
+mod deepseek_v3;
 mod ernie4_5;
 mod exaone4;
 mod experts;
@@ -14,13 +16,20 @@ mod gemma2;
 mod gemma3_text;
 mod glm;
 mod glm4;
+mod glm4_moe;
+mod glm4_moe_lite;
 mod gpt_neox;
 mod granite;
 mod helium;
 mod hunyuan_v1_dense;
+mod kimi_k2;
 mod llama;
+mod llama4_text;
+mod minicpm3;
 mod ministral;
+mod ministral3;
 mod mistral;
+mod mistral4;
 mod mixtral;
 mod nemotron;
 mod olmo;
@@ -36,6 +45,7 @@ mod seed_oss;
 mod smollm3;
 mod stablelm;
 mod starcoder2;
+mod youtu;
 
 use super::Error;
 pub use experts::{
@@ -50,6 +60,12 @@ pub enum Role {
     K,
     V,
     O,
+    /// What the query is made of.
+    QueryLatent,
+    /// What the heads' keys, but for their turning part, and values are made of.
+    KeyValueLatent,
+    /// The part of the key that turns, one for all heads.
+    TurningKey,
     Gate,
     Up,
     Down,
@@ -70,6 +86,10 @@ pub enum NormSite {
     Query,
     /// Of the key.
     Key,
+    /// Of what the query is made of.
+    QueryLatent,
+    /// Of what keys and values are made of.
+    KeyValueLatent,
     /// Of what attention adds to the residual stream.
     AfterAttention,
     /// Of what the MLP adds to the residual stream.
@@ -98,13 +118,46 @@ pub enum Split {
 /// The attention of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attention {
-    /// They compute Q, K and V.
+    /// They compute Q, K and V; none where those are made of latents.
     pub inputs: &'static [LinearSpec],
+    pub latent: Option<Latent>,
     pub bias: Bias,
     pub output: LinearSpec,
     pub output_bias: Bias,
     pub scale: AttentionScale,
     pub qk_norm: QkNorm,
+    /// The key that says whether queries and keys are normalized at all, where one does; absent is false.
+    pub qk_norm_if: Option<&'static str>,
+    /// The key of the bound that Q, K and V are clipped to, if it is not null.
+    pub clip: Option<&'static str>,
+    pub temperature: Temperature,
+    /// The tensor with a score for each head that takes part in the softmax and mixes no value.
+    pub sinks: Option<&'static str>,
+}
+
+/// Multi-head latent attention (DeepSeek-AI 2024, arXiv:2405.04434): queries, keys and values are made of narrower
+/// vectors, and only the last `qk_rope_head_dim` numbers of a head's query and key turn with the position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Latent {
+    /// Q of the residual stream, where `q_lora_rank` is null.
+    pub query: LinearSpec,
+    pub query_down: LinearSpec,
+    pub query_up: LinearSpec,
+    pub key_value_down: LinearSpec,
+    /// K, without its turning part, and V.
+    pub key_value_up: LinearSpec,
+}
+
+/// What a query is multiplied by at its position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Temperature {
+    One,
+    /// In layers without positions, if `attn_temperature_tuning`:
+    /// `1 + attn_scale ln(1 + floor((position + 1) / floor_scale))`.
+    WithoutRope,
+    /// `1 + beta ln(1 + floor(position / original))`, as `llama_4_scaling_beta` and `original_max_position_embeddings` of
+    /// the rotary settings say.
+    Stretched,
 }
 
 /// What the products of queries and keys are multiplied by.
@@ -112,6 +165,9 @@ pub struct Attention {
 pub enum AttentionScale {
     /// One over the root of `head_dim`.
     HeadDim,
+    /// The same, times the square of `0.1 m ln(factor) + 1` where the rotary embedding is stretched and `mscale_all_dim`
+    /// gives the `m`.
+    StretchedHeadDim,
     /// One over the root of this key's value.
     OverRootOf(&'static str),
     /// This key's value.
@@ -125,6 +181,8 @@ pub enum QkNorm {
     Heads,
     /// Of each head, after the rotary embedding.
     TurnedHeads,
+    /// `x / rms(x)` of each head after the rotary embedding, with nothing stored; in layers without positions none.
+    PlainTurnedHeads,
     /// Of all heads together, before the rotary embedding.
     Whole,
 }
@@ -206,6 +264,8 @@ pub enum Pairs {
     Halves,
     /// `2 i` and `2 i + 1`.
     Neighbours,
+    /// [`Self::Neighbours`], unless the key is false.
+    NeighboursUnless(&'static str),
 }
 
 /// In which layers positions are embedded.
@@ -227,6 +287,8 @@ pub struct Rotary {
     pub windowed: Option<&'static str>,
     /// Whether a dynamic stretch is fixed by `alpha`, where the config has that.
     pub alpha: bool,
+    /// The key of how many of a head's dimensions turn, where the config does not call it a part of them.
+    pub dim: Option<&'static str>,
 }
 
 /// Which layers attend only to the last `sliding_window` positions.
@@ -246,6 +308,9 @@ pub enum WindowRule {
     AllButEvery(&'static str),
     /// If `use_sliding_window`: those that `layer_types` calls `sliding_attention`, or else those without positions.
     WithoutRope,
+    /// Not to the last positions, but to those of their own chunk of `attention_chunk_size`: those that `layer_types`
+    /// calls `chunked_attention`, or else those with positions.
+    Chunks,
 }
 
 /// A number that something is multiplied by.
@@ -258,6 +323,10 @@ pub enum Scale {
     Over(&'static str),
     /// The root of `hidden_size`, rounded to the kind of the forward pass.
     RootOfHidden,
+    /// This key's value over `hidden_size`.
+    OverHidden(&'static str),
+    /// This key's value over the root of the number of layers.
+    OverRootOfLayers(&'static str),
 }
 
 /// Numbers that steps outside the linears multiply by.
@@ -313,6 +382,8 @@ pub const ARCHITECTURES: &[&Architecture] = &[
     &arcee::ARCEE,
     &cohere::COHERE,
     &cohere2::COHERE2,
+    &deepseek_v2::DEEPSEEK_V2,
+    &deepseek_v3::DEEPSEEK_V3,
     &ernie4_5::ERNIE4_5,
     &exaone4::EXAONE4,
     &gemma::GEMMA,
@@ -320,13 +391,20 @@ pub const ARCHITECTURES: &[&Architecture] = &[
     &gemma3_text::GEMMA3_TEXT,
     &glm::GLM,
     &glm4::GLM4,
+    &glm4_moe::GLM4_MOE,
+    &glm4_moe_lite::GLM4_MOE_LITE,
     &gpt_neox::GPT_NEOX,
     &granite::GRANITE,
     &helium::HELIUM,
     &hunyuan_v1_dense::HUNYUAN_V1_DENSE,
+    &kimi_k2::KIMI_K2,
     &llama::LLAMA,
+    &llama4_text::LLAMA4_TEXT,
+    &minicpm3::MINICPM3,
     &ministral::MINISTRAL,
+    &ministral3::MINISTRAL3,
     &mistral::MISTRAL,
+    &mistral4::MISTRAL4,
     &mixtral::MIXTRAL,
     &nemotron::NEMOTRON,
     &olmo::OLMO,
@@ -342,6 +420,7 @@ pub const ARCHITECTURES: &[&Architecture] = &[
     &smollm3::SMOLLM3,
     &stablelm::STABLELM,
     &starcoder2::STARCODER2,
+    &youtu::YOUTU,
 ];
 
 /// A linear with one part, or some one after the other.
@@ -362,11 +441,16 @@ const fn llama_attention(bias: Bias, output_bias: Bias) -> Attention {
     ];
     Attention {
         inputs: INPUTS,
+        latent: None,
         bias,
         output: linear("self_attn.o_proj", &[Role::O]),
         output_bias,
         scale: AttentionScale::HeadDim,
         qk_norm: QkNorm::Heads,
+        qk_norm_if: None,
+        clip: None,
+        temperature: Temperature::One,
+        sinks: None,
     }
 }
 
@@ -457,7 +541,6 @@ mod tests {
         for (i, arch) in ARCHITECTURES.iter().enumerate() {
             for other in &ARCHITECTURES[..i] {
                 assert_ne!(arch.model_type, other.model_type);
-                assert_ne!(arch.architecture, other.architecture);
             }
             let parts = |linears: &[LinearSpec]| -> Vec<Role> {
                 linears
@@ -467,11 +550,11 @@ mod tests {
                     .collect()
             };
             let model_type = arch.model_type;
-            assert_eq!(
-                parts(arch.attention.inputs),
-                [Role::Q, Role::K, Role::V],
-                "{model_type}"
-            );
+            let inputs: &[Role] = match arch.attention.latent {
+                None => &[Role::Q, Role::K, Role::V],
+                Some(_) => &[],
+            };
+            assert_eq!(parts(arch.attention.inputs), inputs, "{model_type}");
             assert_eq!(arch.attention.output.parts, [Role::O], "{model_type}");
             let mlp = parts(arch.mlp.inputs);
             let gated = mlp == [Role::Gate, Role::Up];

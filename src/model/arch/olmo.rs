@@ -1,7 +1,7 @@
-//! OLMo 1: Llama whose norms store nothing.
+//! OLMo 1: Llama whose norms store nothing, and whose queries, keys and values may be clipped.
 
 use super::llama::LLAMA;
-use super::{Architecture, Bias, NormKind, llama_mlp};
+use super::{Architecture, Attention, Bias, NormKind, llama_attention, llama_mlp};
 
 pub const OLMO: Architecture = Architecture {
     model_type: "olmo",
@@ -9,6 +9,10 @@ pub const OLMO: Architecture = Architecture {
     norm: NormKind::LayerPlain,
     // The code has a constant, the config no key.
     norm_eps: "layer_norm_eps",
+    attention: Attention {
+        clip: Some("clip_qkv"),
+        ..llama_attention(Bias::If("attention_bias"), Bias::If("attention_bias"))
+    },
     mlp: llama_mlp(Bias::Never),
     defaults: &[
         ("layer_norm_eps", "1e-5"),
@@ -18,7 +22,6 @@ pub const OLMO: Architecture = Architecture {
         ("is_causal", &["true"]),
         ("partial_rotary_factor", &["1.0"]),
         ("layer_norm_eps", &["1e-5"]),
-        ("clip_qkv", &["null"]),
     ],
     ..LLAMA
 };

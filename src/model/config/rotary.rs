@@ -1,7 +1,7 @@
 //! The rotary settings of a `config.json`, in both spellings.
 
 use crate::model::Error;
-use crate::model::arch::Architecture;
+use crate::model::arch::{Architecture, Pairs};
 use crate::model::keys::Keys;
 use serde_json::Value;
 
@@ -47,30 +47,85 @@ pub struct RopeConfig {
     pub theta: f64,
     /// How many of a head's dimensions turn: the first ones.
     pub dim: usize,
+    /// Whether neighbours turn together, not halves.
+    pub neighbours: bool,
     pub scaling: RopeScaling,
+}
+
+/// The object with the rotary settings, whichever name it has.
+pub(super) struct RotarySettings<'a> {
+    path: &'static str,
+    json: &'a Value,
+}
+
+impl<'a> RotarySettings<'a> {
+    pub fn new(keys: &Keys<'a>) -> Self {
+        static NOTHING: Value = Value::Null;
+        // transformers lets rope_scaling win where a config has both.
+        let found = ["rope_scaling", "rope_parameters"]
+            .into_iter()
+            .find_map(|path| Some((path, keys.get(path)?)));
+        let (path, json) = found.unwrap_or(("rope_parameters", &NOTHING));
+        Self { path, json }
+    }
+
+    pub fn keys(&self) -> Keys<'a> {
+        Keys {
+            json: self.json,
+            path: self.path,
+        }
+    }
+
+    /// `0.1 m ln(factor) + 1` of a stretched embedding, with `mscale_all_dim` as `m`.
+    pub fn mscale(&self) -> Result<f64, Error> {
+        let rope = self.keys();
+        let stretch = rope.str(type_key(&rope))?.unwrap_or("default");
+        let weight = rope.f64("mscale_all_dim")?.unwrap_or(0.0);
+        if stretch == "default" || weight == 0.0 {
+            return Ok(1.0);
+        }
+        let factor = rope.positive("factor")?;
+        Ok(mscale(
+            factor.ok_or_else(|| rope.missing("factor"))?,
+            weight,
+        ))
+    }
+}
+
+/// The key of the kind of stretch.
+fn type_key(rope: &Keys<'_>) -> &'static str {
+    if rope.get("rope_type").is_some() {
+        "rope_type"
+    } else {
+        "type"
+    }
+}
+
+/// YaRN's factor for scores or, as its root, for queries and keys.
+fn mscale(factor: f64, weight: f64) -> f64 {
+    if factor <= 1.0 {
+        1.0
+    } else {
+        0.1 * weight * factor.ln() + 1.0
+    }
 }
 
 /// The rotary embedding of all layers, or that of layers without a window and that of layers with one.
 pub(super) fn ropes(
     keys: &Keys<'_>,
+    settings: &RotarySettings<'_>,
     arch: &Architecture,
     head_dim: usize,
     max_position_embeddings: f64,
 ) -> Result<Vec<RopeConfig>, Error> {
-    // transformers lets rope_scaling win where a config has both.
-    let path = ["rope_scaling", "rope_parameters"]
-        .into_iter()
-        .find(|key| keys.get(key).is_some());
-    let empty = Value::Object(serde_json::Map::new());
-    let json = path.and_then(|key| keys.get(key)).unwrap_or(&empty);
-    let path = path.unwrap_or("rope_parameters");
+    let RotarySettings { path, json } = *settings;
     let read = |json, path, theta_key| {
         let rope = Keys { json, path };
         rope_of(
             keys,
             &rope,
             theta_key,
-            arch.rotary.alpha,
+            arch,
             head_dim,
             max_position_embeddings,
         )
@@ -87,7 +142,7 @@ pub(super) fn ropes(
             ],
             _ => vec![
                 read(json, path, "rope_theta")?,
-                read(&empty, path, windowed_key)?,
+                read(&Value::Null, path, windowed_key)?,
             ],
         },
     )
@@ -98,35 +153,45 @@ fn rope_of(
     keys: &Keys<'_>,
     rope: &Keys<'_>,
     theta_key: &str,
-    alpha: bool,
+    arch: &Architecture,
     head_dim: usize,
     max_position_embeddings: f64,
 ) -> Result<RopeConfig, Error> {
-    let Some(entries) = rope.json.as_object() else {
+    if !rope.json.is_null() && !rope.json.is_object() {
         return Err(keys.invalid(rope.path, "an object"));
-    };
-    if let Some((key, _)) = entries.iter().find(|(_, value)| value.is_object()) {
+    }
+    let mut entries = rope.json.as_object().into_iter().flatten();
+    if let Some((key, _)) = entries.find(|(_, value)| value.is_object()) {
         return Err(rope.unsupported(key, "one rotary embedding for all layers"));
     }
-    let part = match rope.positive("partial_rotary_factor")? {
-        Some(part) => part,
-        None => keys.positive("partial_rotary_factor")?.unwrap_or(1.0),
+    let rotary = arch.rotary;
+    let part_key = "partial_rotary_factor";
+    let part = match rope.positive(part_key)? {
+        _ if arch.attention.latent.is_some() => Some(1.0),
+        Some(part) => Some(part),
+        None => keys.positive(part_key)?,
     };
-    let dim = (head_dim as f64 * part) as usize;
+    let given = match rotary.dim {
+        Some(key) if part.is_none() => keys.usize(key)?.map(|dim| (key, dim)),
+        _ => None,
+    };
+    let whole = (part_key, (head_dim as f64 * part.unwrap_or(1.0)) as usize);
+    let (key, dim) = given.unwrap_or(whole);
     if dim == 0 || !dim.is_multiple_of(2) || dim > head_dim {
         let expected = format!("a part that leaves an even number of head_dim, {head_dim}");
-        return Err(keys.invalid("partial_rotary_factor", expected));
+        return Err(keys.invalid(key, expected));
     }
+    let neighbours = match rotary.pairs {
+        Pairs::Halves => false,
+        Pairs::Neighbours => true,
+        Pairs::NeighboursUnless(key) => keys.bool(key)?.unwrap_or(true),
+    };
     let mut theta = match rope.positive("rope_theta")? {
         Some(theta) => theta,
         None => keys.positive(theta_key)?.unwrap_or(10_000.0),
     };
-    let alpha = rope.positive("alpha")?.filter(|_| alpha);
-    let type_key = if rope.get("rope_type").is_some() {
-        "rope_type"
-    } else {
-        "type"
-    };
+    let alpha = rope.positive("alpha")?.filter(|_| rotary.alpha);
+    let type_key = type_key(rope);
     let factor = || {
         rope.positive("factor")?
             .ok_or_else(|| rope.missing("factor"))
@@ -204,19 +269,14 @@ fn rope_of(
     Ok(RopeConfig {
         theta,
         dim,
+        neighbours,
         scaling,
     })
 }
 
 /// The published `0.1 ln(factor) + 1`, unless the config gives the number or the two weights of its quotient.
 fn yarn_attention_factor(rope: &Keys<'_>, factor: f64) -> Result<f64, Error> {
-    let mscale = |weight: f64| {
-        if factor <= 1.0 {
-            1.0
-        } else {
-            0.1 * weight * factor.ln() + 1.0
-        }
-    };
+    let mscale = |weight| mscale(factor, weight);
     if let Some(given) = rope.positive("attention_factor")? {
         return Ok(given);
     }

@@ -140,10 +140,8 @@ impl Activations {
             let state = to_device(batch.state(), self.compute.device)?;
             let made = block.finish_experts(stage, state)?;
             batch.store(0, &made)?;
-            for slot in Slot::ALL {
-                if stage.empties(slot) {
-                    batch.release(slot);
-                }
+            for slot in stage.empties() {
+                batch.release(slot);
             }
         }
         Ok(())

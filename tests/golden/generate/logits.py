@@ -13,12 +13,14 @@ import tempfile
 
 import numpy as np
 import torch
+import transformers
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging
 
+import cases_latent
 import cases_moe
 import formula
 
@@ -166,7 +168,9 @@ CASES = {
 }
 
 
-CASES |= FAMILIES | cases_moe.cases(family)
+CASES |= FAMILIES | cases_latent.CASES | cases_moe.cases(family)
+# Families that transformers has under another name.
+ACTS_AS = {"kimi_k2": "deepseek_v3"}
 # Names that transformers has for tensors that files and runtimes call otherwise.
 STORED = {"gpt_neox": {"lm_head.weight": "embed_out.weight"}}
 
@@ -175,17 +179,19 @@ def tiny_logits(name, config):
     """Saves the model, which gives its tensors the names that published files have, and loads it from a file with weights
     by formula under these names."""
     # from_dict takes what it is given to pieces.
-    typed = CONFIG_MAPPING[config["model_type"]].from_dict(json.loads(json.dumps(config)))
+    model_type = ACTS_AS.get(config["model_type"], config["model_type"])
+    typed = CONFIG_MAPPING[model_type].from_dict(json.loads(json.dumps(config | {"model_type": model_type})))
+    model_class = getattr(transformers, config["architectures"][0])
     options = {"attn_implementation": "eager", "dtype": torch.float32}
     stored = STORED.get(config["model_type"], {})
     with tempfile.TemporaryDirectory() as directory:
-        AutoModelForCausalLM.from_config(typed, **options).save_pretrained(directory)
+        model_class._from_config(typed, **options).save_pretrained(directory)
         path = pathlib.Path(directory) / "model.safetensors"
         with safe_open(path, "np") as file:
             shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
         tensors = {key: formula.tensor(stored.get(key, key), shape) for key, shape in shapes.items()}
         save_file(tensors, path, {"format": "pt"})
-        model, loading = AutoModelForCausalLM.from_pretrained(directory, output_loading_info=True, **options)
+        model, loading = model_class.from_pretrained(directory, output_loading_info=True, **options)
     wrong = {key: loading[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if loading[key]}
     assert not wrong, (name, wrong)
     ids = formula.token_ids(name, BATCH * TOKENS, config["vocab_size"]).reshape(BATCH, TOKENS)
