@@ -181,6 +181,12 @@ impl Block {
             .1
     }
 
+    /// # Panics
+    /// Where the layer has no experts.
+    pub(super) fn router(&self) -> &Router {
+        self.router.as_ref().expect("a layer with experts")
+    }
+
     /// A linear that stays in float.
     ///
     /// # Panics
@@ -301,8 +307,7 @@ impl Block {
                     state.set_slot(Slot::Activated, Some(activated));
                 }
                 Mix::Route => {
-                    let router = self.router.as_ref().expect("a layer with experts");
-                    let routes = router.weights(&parts.take(Role::Router))?;
+                    let routes = self.router().weights(&parts.take(Role::Router))?;
                     let routes = routes.f_to_kind(state.hidden.kind())?;
                     state.set_slot(Slot::Routes, Some(routes));
                 }
@@ -499,6 +504,12 @@ impl Parts {
 /// `activation(gate) * up`, in the memory of `gate`.
 fn gated(activation: Activation, mut gate: Tensor, up: &Tensor) -> Result<Tensor, Error> {
     gate = gate.f_contiguous()?;
+    if let Activation::ClampedSwiglu { alpha, limit } = activation {
+        let gate = gate.f_clamp_max_(limit)?;
+        let factor = up.f_clamp(-limit, limit)?.f_add_scalar_(1.0)?;
+        let turned_on = gate.f_mul_scalar(alpha)?.f_sigmoid_()?;
+        return Ok(gate.f_mul(&turned_on)?.f_mul_(&factor)?);
+    }
     if activation == Activation::Silu && on_cpu_in_bf16(&gate) {
         let up = up.f_contiguous()?;
         silu_mul(
@@ -519,6 +530,7 @@ fn activate(activation: Activation, mut x: Tensor) -> Result<Tensor, Error> {
         Activation::GeluTanh => x.f_gelu_("tanh")?,
         Activation::Relu => x.f_relu_()?,
         Activation::Relu2 => x.f_relu_()?.f_square_()?,
+        Activation::ClampedSwiglu { .. } => unreachable!("it takes a gate"),
     })
 }
 

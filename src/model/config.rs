@@ -20,7 +20,7 @@ use serde_json::Value;
 use tch::Kind;
 
 /// The function between the gate and its product with `up`, or inside a plain MLP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Activation {
     Silu,
     Gelu,
@@ -29,6 +29,11 @@ pub enum Activation {
     Relu,
     /// The square of relu.
     Relu2,
+    /// `gate sigmoid(alpha gate) (up + 1)`, with both clamped to `limit` first; a gate has no lower bound.
+    ClampedSwiglu {
+        alpha: f64,
+        limit: f64,
+    },
 }
 
 /// What differs between layers.
@@ -216,7 +221,7 @@ impl Config {
             },
             experts: match &arch.experts {
                 None => None,
-                Some(row) => Some(ExpertsConfig::new(&keys, row, n_layers)?),
+                Some(row) => ExpertsConfig::new(&keys, row, n_layers)?,
             },
             parallel: match arch.joint {
                 Joint::Sequential => false,
@@ -252,6 +257,10 @@ fn activation(keys: &Keys<'_>) -> Result<Activation, Error> {
         "gelu_pytorch_tanh" | "gelu_new" | "gelu_fast" => Ok(Activation::GeluTanh),
         "relu" => Ok(Activation::Relu),
         "relu2" => Ok(Activation::Relu2),
+        "swigluoai" => Ok(Activation::ClampedSwiglu {
+            alpha: keys.positive("swiglu_alpha")?.unwrap_or(1.702),
+            limit: keys.positive("swiglu_limit")?.unwrap_or(7.0),
+        }),
         _ => Err(keys.unsupported(
             "hidden_act",
             "silu, gelu, gelu_pytorch_tanh, gelu_new, gelu_fast, relu, relu2",

@@ -2,7 +2,7 @@
 
 use super::block::{Block, State};
 use super::{Error, Linear, Mix, Role, Slot, Stage};
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 impl Block {
     /// The tokens that go through an expert, as places in `[B * T]`: int64, ascending.
@@ -11,9 +11,24 @@ impl Block {
         Ok(weights.f_flatten(0, -1)?.f_nonzero()?.f_flatten(0, -1)?)
     }
 
-    /// What the experts read of rows of the residual stream, `[tokens, hidden]`.
-    pub fn expert_input(&self, stage: &Stage, rows: &Tensor) -> Result<Tensor, Error> {
-        self.normed(stage.input, rows)
+    /// What an expert reads of these `tokens`, `[tokens, hidden]` on `device`.
+    pub fn expert_input(
+        &self,
+        stage: &Stage,
+        state: &State,
+        expert: usize,
+        tokens: &Tensor,
+        device: Device,
+    ) -> Result<Tensor, Error> {
+        let rows = state.hidden.f_flatten(0, 1)?.f_index_select(0, tokens)?;
+        let x = self.normed(stage.input, &rows.f_to_device(device)?)?;
+        if !self.router().weighs_input() {
+            return Ok(x);
+        }
+        let weights = weights_of(state, expert, tokens)?;
+        // Of tokens that were not routed to it nothing would be left.
+        let weights = weights.f_masked_fill(&weights.f_eq(0)?, 1)?;
+        Ok(x.f_mul(&weights.f_to_device(device)?)?)
     }
 
     /// From an expert's input to what its last linear reads, through its first `linears`.
@@ -45,9 +60,11 @@ impl Block {
         output: &Tensor,
         added: &Tensor,
     ) -> Result<(), Error> {
-        let weights = (state.slot(Slot::Routes)).f_select(-1, expert as i64)?;
-        let weights = weights.f_flatten(0, -1)?.f_index_select(0, tokens)?;
-        let output = output.f_mul(&weights.f_unsqueeze(1)?.f_to_device(output.device())?)?;
+        let mut output = output.shallow_clone();
+        if !self.router().weighs_input() {
+            let weights = weights_of(state, expert, tokens)?.f_to_device(output.device())?;
+            output = output.f_mul(&weights)?;
+        }
         let output = output.f_to_device(added.device())?;
         // A view: the slot's own memory.
         let mut rows = added.f_view([-1, *added.size().last().expect("a width")])?;
@@ -69,8 +86,7 @@ impl Block {
         };
         let tokens = self.routed(state, expert)?;
         if tokens.numel() > 0 {
-            let rows = state.hidden.f_flatten(0, 1)?.f_index_select(0, &tokens)?;
-            let x = self.expert_input(stage, &rows)?;
+            let x = self.expert_input(stage, state, expert, &tokens, added.device())?;
             let (output, inputs) = linears.split_last().expect("an expert has linears");
             let activated = self.expert_activations(stage, expert, inputs, &x)?;
             let output = output.forward(&activated)?;
@@ -105,4 +121,11 @@ impl Block {
         }
         Ok(state)
     }
+}
+
+/// What the router gives an expert of these tokens, `[tokens, 1]`.
+fn weights_of(state: &State, expert: usize, tokens: &Tensor) -> Result<Tensor, Error> {
+    let weights = (state.slot(Slot::Routes)).f_select(-1, expert as i64)?;
+    let weights = weights.f_flatten(0, -1)?.f_index_select(0, tokens)?;
+    Ok(weights.f_unsqueeze(1)?)
 }

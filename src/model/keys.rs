@@ -12,8 +12,10 @@ pub(super) fn usual(json: &Value, arch: &Architecture) -> Value {
         return config;
     };
     for (key, alias) in arch.aliases {
-        if let Some(value) = object.get(*alias).cloned() {
-            object.entry(*key).or_insert(value);
+        let mut path = alias.split('.');
+        let first = path.next().and_then(|key| object.get(key));
+        if let Some(value) = path.fold(first, |value, key| value?.get(key)).cloned() {
+            object.insert((*key).to_owned(), value);
         }
     }
     for (key, found, meant) in arch.synonyms {
@@ -52,12 +54,17 @@ impl<'a> Keys<'a> {
             .transpose()
     }
 
-    /// A count.
+    /// A count; a list of equal ones, as some families have for their layers, stands for one.
     pub fn usize(&self, key: &str) -> Result<Option<usize>, Error> {
         // No model comes near, and no product of two overflows.
         const LIMIT: u64 = 1 << 24;
         self.typed(key, "a whole number below 2^24", |value| {
-            value
+            let first = value.as_array().and_then(|list| {
+                let first = list.first()?;
+                list.iter().all(|other| other == first).then_some(first)
+            });
+            first
+                .unwrap_or(value)
                 .as_u64()
                 .filter(|&number| number < LIMIT)
                 .map(|number| number as usize)

@@ -629,6 +629,7 @@ impl Resolver<'_> {
         let is_gated = (mlp.inputs.iter()).any(|linear| linear.parts.contains(&Role::Gate));
         // What an activation bends, no factor passes; but relu's squares, like relu's values, are proportional.
         let passes = match config.activation {
+            Activation::ClampedSwiglu { .. } => None,
             _ if is_gated => Some(false),
             Activation::Relu => Some(false),
             Activation::Relu2 => Some(true),

@@ -187,13 +187,14 @@ fn frequencies(
         RopeScaling::LongRope {
             ref short_factor,
             ref long_factor,
-            attention_factor,
+            short_attention_factor,
+            long_attention_factor,
             original_max_position_embeddings: original,
         } => {
-            let factors = if seq_len as f64 > original {
-                long_factor
+            let (factors, attention_factor) = if seq_len as f64 > original {
+                (long_factor, long_attention_factor)
             } else {
-                short_factor
+                (short_factor, short_attention_factor)
             };
             let factors: Vec<f32> = factors.iter().map(|&factor| factor as f32).collect();
             let plain = base_frequencies(theta, rope.dim)?;

@@ -12,6 +12,7 @@ pub(super) struct Router {
     top_k: usize,
     renormalize: bool,
     scaling: Option<f64>,
+    nearness: f64,
     groups: Option<(usize, usize)>,
     /// Added to the scores for the choice alone, `[experts]` float32.
     correction: Option<Tensor>,
@@ -24,6 +25,7 @@ impl Router {
             top_k: config.top_k,
             renormalize: config.renormalize,
             scaling: config.scaling,
+            nearness: config.nearness,
             groups: config.groups,
             correction,
         }
@@ -34,7 +36,8 @@ impl Router {
     pub fn weights(&self, logits: &Tensor) -> Result<Tensor, Error> {
         let scores = match self.row.scoring {
             Scoring::Softmax => logits.f_softmax(-1, Kind::Float)?,
-            Scoring::Sigmoid => logits.f_sigmoid()?,
+            Scoring::Sigmoid | Scoring::SigmoidOfInput => logits.f_sigmoid()?,
+            Scoring::SparseMixer => return self.sparse_mixer(logits),
         };
         let mut worth = match &self.correction {
             Some(correction) => scores.f_add(correction)?,
@@ -54,6 +57,30 @@ impl Router {
             weights = weights.f_mul_scalar(factor)?;
         }
         Ok(scores.f_zeros_like()?.f_scatter(-1, &chosen, &weights)?)
+    }
+}
+
+impl Router {
+    /// Whether [`Self::weights`] are those of the experts' inputs, not of their outputs.
+    pub fn weighs_input(&self) -> bool {
+        self.row.scoring == Scoring::SigmoidOfInput
+    }
+
+    fn sparse_mixer(&self, logits: &Tensor) -> Result<Tensor, Error> {
+        let mut weights = logits.f_zeros_like()?;
+        let mut open = logits.shallow_clone();
+        for _ in 0..self.top_k {
+            let (best, chosen) = open.f_max_dim(-1, true)?;
+            let distance = best.f_sub(logits)?;
+            let far = (distance.f_div(&logits.f_abs()?.f_maximum(&best)?)?).f_gt(self.nearness)?;
+            let near = open.f_masked_fill(&far, f64::NEG_INFINITY)?;
+            let weight = near
+                .f_softmax(-1, Kind::Float)?
+                .f_gather(-1, &chosen, false)?;
+            weights = weights.f_scatter(-1, &chosen, &weight)?;
+            open = open.f_scatter_value(-1, &chosen, f64::NEG_INFINITY)?;
+        }
+        Ok(weights)
     }
 }
 

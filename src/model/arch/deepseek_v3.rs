@@ -1,9 +1,10 @@
-//! DeepSeek V3 and R1: multi-head latent attention.
+//! DeepSeek V3 and R1: multi-head latent attention, and experts in groups beside a shared one.
 
+use super::experts::{deepseek_router, llama_experts, shared_experts};
 use super::llama::LLAMA;
 use super::{
-    Architecture, Attention, AttentionScale, Bias, Latent, NormSite, Pairs, Role, Rotary, Split,
-    linear, llama_attention, llama_mlp,
+    Architecture, Attention, AttentionScale, Bias, Experts, Latent, NormSite, Pairs, Role, Rotary,
+    SparseLayers, Split, linear, llama_attention, llama_mlp,
 };
 
 pub const DEEPSEEK_V3: Architecture = Architecture {
@@ -35,11 +36,26 @@ pub const DEEPSEEK_V3: Architecture = Architecture {
         ..llama_attention(Bias::If("attention_bias"), Bias::If("attention_bias"))
     },
     mlp: llama_mlp(Bias::Never),
+    experts: Some(Experts {
+        layers: SparseLayers::From("first_k_dense_replace"),
+        shared: shared_experts("n_shared_experts"),
+        ..llama_experts(deepseek_router())
+    }),
     rotary: Rotary {
         pairs: Pairs::NeighboursUnless("rope_interleave"),
         ..LLAMA.rotary
     },
+    aliases: &[("num_experts", "n_routed_experts")],
     defaults: &[
+        ("num_experts", "256"),
+        ("num_experts_per_tok", "8"),
+        ("moe_intermediate_size", "2048"),
+        ("n_shared_experts", "1"),
+        ("first_k_dense_replace", "3"),
+        ("n_group", "8"),
+        ("topk_group", "4"),
+        ("norm_topk_prob", "true"),
+        ("routed_scaling_factor", "2.5"),
         ("num_key_value_heads", "128"),
         ("q_lora_rank", "1536"),
         ("kv_lora_rank", "512"),
@@ -51,7 +67,6 @@ pub const DEEPSEEK_V3: Architecture = Architecture {
     requires: &[
         ("is_causal", &["true"]),
         ("partial_rotary_factor", &["1.0"]),
-        ("n_routed_experts", &["null"]),
     ],
     ..LLAMA
 };

@@ -1,6 +1,6 @@
 //! What a row says of a mixture of experts.
 
-use super::{Bias, LinearSpec, Role};
+use super::{Bias, LinearSpec, Role, linear};
 
 /// The mixture of experts that some layers have in the MLP's place. Its numbers are `num_experts`, `num_experts_per_tok`
 /// and `moe_intermediate_size` in the config.
@@ -16,12 +16,23 @@ pub struct Experts {
     pub shared: Option<Shared>,
 }
 
-/// Which layers have experts.
+/// Which layers have experts; a list `mlp_layer_types` in the config says it better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SparseLayers {
     All,
     /// From the number that this key holds on.
     From(&'static str),
+    /// Every so many-th, from one number to another: as these keys say.
+    Between {
+        first: &'static str,
+        last: &'static str,
+        interval: &'static str,
+    },
+    /// Those of a list or, without it, every so many-th: as these keys say.
+    Listed {
+        list: &'static str,
+        interval: &'static str,
+    },
     /// Every `decoder_sparse_step`th, but for those of the list `mlp_only_layers`.
     SparseStep,
 }
@@ -57,6 +68,11 @@ pub struct Correction {
 pub enum Scoring {
     Softmax,
     Sigmoid,
+    /// Sigmoids of the best; the experts' inputs are multiplied by them, not their outputs.
+    SigmoidOfInput,
+    /// SparseMixer of two experts (Liu et al. 2024, arXiv:2409.12136): each one's probability among those that come near
+    /// it, as `router_jitter_noise` says.
+    SparseMixer,
 }
 
 /// What a group of experts is worth.
@@ -126,6 +142,46 @@ pub const fn expert(name: &'static str, part: Role) -> ExpertLinear {
         name,
         part,
         stack: None,
+    }
+}
+
+/// What every token goes through besides, under the names of DeepSeek's; as wide as so many experts as `key` says.
+pub const fn shared_experts(key: &'static str) -> Option<Shared> {
+    const INPUTS: &[LinearSpec] = &[
+        linear("mlp.shared_experts.gate_proj", &[Role::Gate]),
+        linear("mlp.shared_experts.up_proj", &[Role::Up]),
+    ];
+    Some(Shared {
+        inputs: INPUTS,
+        output: linear("mlp.shared_experts.down_proj", &[Role::Down]),
+        width: SharedWidth::Experts(key),
+        gate: None,
+    })
+}
+
+/// A router that takes sigmoids, adds a correction for the choice, and divides the chosen ones' by their sum.
+pub const fn sigmoid_router(name: &'static str, correction: &'static str) -> Router {
+    Router {
+        name,
+        bias: Bias::Never,
+        scoring: Scoring::Sigmoid,
+        correction: Some(Correction {
+            name: correction,
+            is_row: false,
+        }),
+        renormalize: Bias::Always,
+        groups: None,
+        scaling: None,
+    }
+}
+
+/// DeepSeek V3's router and its relatives': sigmoids, a correction, groups, and a factor.
+pub const fn deepseek_router() -> Router {
+    Router {
+        renormalize: Bias::If("norm_topk_prob"),
+        groups: Some(GroupScore::BestTwo),
+        scaling: Some("routed_scaling_factor"),
+        ..sigmoid_router("mlp.gate", "mlp.gate.e_score_correction_bias")
     }
 }
 

@@ -1,7 +1,10 @@
-//! GLM-4.5 to 4.7: half of a head turns, and queries and keys may be normalized.
+//! GLM-4.5 to 4.7: half of a head turns, queries and keys may be normalized, and most layers have DeepSeek's experts.
 
+use super::experts::{deepseek_router, llama_experts, shared_experts};
 use super::llama::LLAMA;
-use super::{Architecture, Attention, Bias, NormSite, llama_attention, llama_mlp};
+use super::{
+    Architecture, Attention, Bias, Experts, NormSite, SparseLayers, llama_attention, llama_mlp,
+};
 
 pub const GLM4_MOE: Architecture = Architecture {
     model_type: "glm4_moe",
@@ -17,12 +20,24 @@ pub const GLM4_MOE: Architecture = Architecture {
         ..llama_attention(Bias::If("attention_bias"), Bias::Never)
     },
     mlp: llama_mlp(Bias::Never),
+    experts: Some(Experts {
+        layers: SparseLayers::From("first_k_dense_replace"),
+        shared: shared_experts("n_shared_experts"),
+        ..llama_experts(deepseek_router())
+    }),
+    aliases: &[("num_experts", "n_routed_experts")],
     defaults: &[
         ("num_key_value_heads", "8"),
         ("rms_norm_eps", "1e-5"),
         ("max_position_embeddings", "131072"),
         ("partial_rotary_factor", "0.5"),
+        ("num_experts", "128"),
+        ("num_experts_per_tok", "8"),
+        ("moe_intermediate_size", "1408"),
+        ("n_shared_experts", "1"),
+        ("first_k_dense_replace", "1"),
+        ("norm_topk_prob", "true"),
     ],
-    requires: &[("is_causal", &["true"]), ("n_routed_experts", &["null"])],
+    requires: &[("is_causal", &["true"])],
     ..LLAMA
 };

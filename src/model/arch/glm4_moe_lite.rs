@@ -7,6 +7,13 @@ pub const GLM4_MOE_LITE: Architecture = Architecture {
     model_type: "glm4_moe_lite",
     architecture: "Glm4MoeLiteForCausalLM",
     defaults: &[
+        ("num_experts", "64"),
+        ("num_experts_per_tok", "4"),
+        ("moe_intermediate_size", "1536"),
+        ("n_shared_experts", "1"),
+        ("first_k_dense_replace", "1"),
+        ("norm_topk_prob", "true"),
+        ("routed_scaling_factor", "1.8"),
         ("num_key_value_heads", "20"),
         ("q_lora_rank", "768"),
         ("kv_lora_rank", "512"),

@@ -1,9 +1,19 @@
 //! Llama 4 (text models): chunks of attention in the layers with positions, temperatures in the others.
 
+use super::experts::{softmax_router, stacked};
 use super::llama::LLAMA;
 use super::{
-    Architecture, Attention, Bias, Mlp, Pairs, QkNorm, Role, RopeLayers, Rotary, Temperature,
-    WindowRule, linear, llama_attention,
+    Architecture, Attention, Bias, Experts, Mlp, Pairs, QkNorm, Role, RopeLayers, Rotary, Router,
+    Scoring, Shared, SharedWidth, SparseLayers, Stack, StackRows, Temperature, WindowRule, linear,
+    llama_attention,
+};
+
+const GATE_AND_UP: Stack = Stack {
+    weight: "feed_forward.experts.gate_up_proj",
+    bias: "",
+    transposed: true,
+    flat: false,
+    rows: StackRows::FirstHalf,
 };
 
 pub const LLAMA4_TEXT: Architecture = Architecture {
@@ -23,14 +33,61 @@ pub const LLAMA4_TEXT: Architecture = Architecture {
         output: linear("feed_forward.down_proj", &[Role::Down]),
         bias: Bias::Never,
     },
+    experts: Some(Experts {
+        layers: SparseLayers::Listed {
+            list: "moe_layers",
+            interval: "interleave_moe_layer_step",
+        },
+        router: Router {
+            scoring: Scoring::SigmoidOfInput,
+            ..softmax_router("feed_forward.router", Bias::Never)
+        },
+        inputs: &[
+            stacked("feed_forward.experts.{}.gate_proj", Role::Gate, GATE_AND_UP),
+            stacked(
+                "feed_forward.experts.{}.up_proj",
+                Role::Up,
+                Stack {
+                    rows: StackRows::SecondHalf,
+                    ..GATE_AND_UP
+                },
+            ),
+        ],
+        output: stacked(
+            "feed_forward.experts.{}.down_proj",
+            Role::Down,
+            Stack {
+                weight: "feed_forward.experts.down_proj",
+                rows: StackRows::All,
+                ..GATE_AND_UP
+            },
+        ),
+        bias: Bias::Never,
+        shared: Some(Shared {
+            inputs: &[
+                linear("feed_forward.shared_expert.gate_proj", &[Role::Gate]),
+                linear("feed_forward.shared_expert.up_proj", &[Role::Up]),
+            ],
+            output: linear("feed_forward.shared_expert.down_proj", &[Role::Down]),
+            width: SharedWidth::Experts("n_shared_experts"),
+            gate: None,
+        }),
+    }),
     rotary: Rotary {
         pairs: Pairs::Neighbours,
         layers: RopeLayers::NoRopeLayers,
         ..LLAMA.rotary
     },
     window: WindowRule::Chunks,
-    aliases: &[("intermediate_size", "intermediate_size_mlp")],
+    aliases: &[
+        ("num_experts", "num_local_experts"),
+        ("moe_intermediate_size", "intermediate_size"),
+        ("intermediate_size", "intermediate_size_mlp"),
+    ],
     defaults: &[
+        ("num_experts", "16"),
+        ("num_experts_per_tok", "1"),
+        ("n_shared_experts", "1"),
         ("num_key_value_heads", "8"),
         ("head_dim", "128"),
         ("rms_norm_eps", "1e-5"),
@@ -46,7 +103,6 @@ pub const LLAMA4_TEXT: Architecture = Architecture {
     requires: &[
         ("is_causal", &["true"]),
         ("partial_rotary_factor", &["1.0"]),
-        ("num_local_experts", &["null"]),
     ],
     ..LLAMA
 };

@@ -14,6 +14,7 @@ pub const MINICPM3: Architecture = Architecture {
         residual: Scale::OverRootOfLayers("scale_depth"),
         logits: Scale::OverHidden("dim_model_base"),
     },
+    experts: None,
     defaults: &[
         ("num_key_value_heads", "40"),
         ("q_lora_rank", "768"),

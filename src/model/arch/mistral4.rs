@@ -1,7 +1,8 @@
 //! Mistral 4: DeepSeek V3's attention with Ministral 3's temperatures.
 
 use super::deepseek_v3::DEEPSEEK_V3;
-use super::{Architecture, Attention, Temperature};
+use super::experts::{deepseek_router, llama_experts, shared_experts};
+use super::{Architecture, Attention, Experts, Router, Scoring, SparseLayers, Temperature};
 
 pub const MISTRAL4: Architecture = Architecture {
     model_type: "mistral4",
@@ -10,7 +11,21 @@ pub const MISTRAL4: Architecture = Architecture {
         temperature: Temperature::Stretched,
         ..DEEPSEEK_V3.attention
     },
+    experts: Some(Experts {
+        layers: SparseLayers::From("first_k_dense_replace"),
+        shared: shared_experts("n_shared_experts"),
+        ..llama_experts(Router {
+            scoring: Scoring::Softmax,
+            correction: None,
+            ..deepseek_router()
+        })
+    }),
     defaults: &[
+        ("num_experts", "128"),
+        ("num_experts_per_tok", "4"),
+        ("moe_intermediate_size", "2048"),
+        ("n_shared_experts", "1"),
+        ("norm_topk_prob", "true"),
         ("num_key_value_heads", "32"),
         ("q_lora_rank", "1024"),
         ("kv_lora_rank", "256"),
@@ -24,6 +39,5 @@ pub const MISTRAL4: Architecture = Architecture {
                 "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1}"#,
         ),
     ],
-    requires: &[("is_causal", &["true"]), ("n_routed_experts", &["null"])],
     ..DEEPSEEK_V3
 };

@@ -4,20 +4,22 @@ use super::experts::{expert, softmax_router};
 use super::mistral::MISTRAL;
 use super::{Architecture, Bias, Experts, Role, SparseLayers};
 
+pub const MIXTRAL_EXPERTS: Experts = Experts {
+    layers: SparseLayers::All,
+    router: softmax_router("block_sparse_moe.gate", Bias::Always),
+    inputs: &[
+        expert("block_sparse_moe.experts.{}.w1", Role::Gate),
+        expert("block_sparse_moe.experts.{}.w3", Role::Up),
+    ],
+    output: expert("block_sparse_moe.experts.{}.w2", Role::Down),
+    bias: Bias::Never,
+    shared: None,
+};
+
 pub const MIXTRAL: Architecture = Architecture {
     model_type: "mixtral",
     architecture: "MixtralForCausalLM",
-    experts: Some(Experts {
-        layers: SparseLayers::All,
-        router: softmax_router("block_sparse_moe.gate", Bias::Always),
-        inputs: &[
-            expert("block_sparse_moe.experts.{}.w1", Role::Gate),
-            expert("block_sparse_moe.experts.{}.w3", Role::Up),
-        ],
-        output: expert("block_sparse_moe.experts.{}.w2", Role::Down),
-        bias: Bias::Never,
-        shared: None,
-    }),
+    experts: Some(MIXTRAL_EXPERTS),
     aliases: &[
         ("num_experts", "num_local_experts"),
         ("moe_intermediate_size", "intermediate_size"),

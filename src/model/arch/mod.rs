@@ -6,11 +6,16 @@
 mod arcee;
 mod cohere;
 mod cohere2;
+mod dbrx;
 mod deepseek_v2;
 mod deepseek_v3;
+mod dots1;
 mod ernie4_5;
+mod ernie4_5_moe;
 mod exaone4;
+mod exaone_moe;
 mod experts;
+mod flex_olmo;
 mod gemma;
 mod gemma2;
 mod gemma3_text;
@@ -19,13 +24,19 @@ mod glm4;
 mod glm4_moe;
 mod glm4_moe_lite;
 mod gpt_neox;
+mod gpt_oss;
 mod granite;
+mod granitemoe;
+mod granitemoeshared;
 mod helium;
 mod hunyuan_v1_dense;
+mod hunyuan_v1_moe;
+mod hy_v3;
 mod kimi_k2;
 mod llama;
 mod llama4_text;
 mod minicpm3;
+mod minimax_m2;
 mod ministral;
 mod ministral3;
 mod mistral;
@@ -35,22 +46,25 @@ mod nemotron;
 mod olmo;
 mod olmo2;
 mod olmo3;
+mod olmoe;
 mod phi;
 mod phi3;
+mod phimoe;
 mod qwen2;
 mod qwen2_moe;
 mod qwen3;
 mod qwen3_moe;
 mod seed_oss;
 mod smollm3;
+mod solar_open;
 mod stablelm;
 mod starcoder2;
 mod youtu;
 
 use super::Error;
 pub use experts::{
-    ExpertLinear, Experts, GroupScore, Router, Scoring, Shared, SharedWidth, SparseLayers, Stack,
-    StackRows,
+    Correction, ExpertLinear, Experts, GroupScore, Router, Scoring, Shared, SharedWidth,
+    SparseLayers, Stack, StackRows,
 };
 
 /// What a linear's output, or a block of it, is to the mixing step that follows.
@@ -382,10 +396,15 @@ pub const ARCHITECTURES: &[&Architecture] = &[
     &arcee::ARCEE,
     &cohere::COHERE,
     &cohere2::COHERE2,
+    &dbrx::DBRX,
     &deepseek_v2::DEEPSEEK_V2,
     &deepseek_v3::DEEPSEEK_V3,
+    &dots1::DOTS1,
     &ernie4_5::ERNIE4_5,
+    &ernie4_5_moe::ERNIE4_5_MOE,
     &exaone4::EXAONE4,
+    &exaone_moe::EXAONE_MOE,
+    &flex_olmo::FLEX_OLMO,
     &gemma::GEMMA,
     &gemma2::GEMMA2,
     &gemma3_text::GEMMA3_TEXT,
@@ -394,13 +413,19 @@ pub const ARCHITECTURES: &[&Architecture] = &[
     &glm4_moe::GLM4_MOE,
     &glm4_moe_lite::GLM4_MOE_LITE,
     &gpt_neox::GPT_NEOX,
+    &gpt_oss::GPT_OSS,
     &granite::GRANITE,
+    &granitemoe::GRANITEMOE,
+    &granitemoeshared::GRANITEMOESHARED,
     &helium::HELIUM,
     &hunyuan_v1_dense::HUNYUAN_V1_DENSE,
+    &hunyuan_v1_moe::HUNYUAN_V1_MOE,
+    &hy_v3::HY_V3,
     &kimi_k2::KIMI_K2,
     &llama::LLAMA,
     &llama4_text::LLAMA4_TEXT,
     &minicpm3::MINICPM3,
+    &minimax_m2::MINIMAX_M2,
     &ministral::MINISTRAL,
     &ministral3::MINISTRAL3,
     &mistral::MISTRAL,
@@ -410,14 +435,17 @@ pub const ARCHITECTURES: &[&Architecture] = &[
     &olmo::OLMO,
     &olmo2::OLMO2,
     &olmo3::OLMO3,
+    &olmoe::OLMOE,
     &phi::PHI,
     &phi3::PHI3,
+    &phimoe::PHIMOE,
     &qwen2::QWEN2,
     &qwen2_moe::QWEN2_MOE,
     &qwen3::QWEN3,
     &qwen3_moe::QWEN3_MOE,
     &seed_oss::SEED_OSS,
     &smollm3::SMOLLM3,
+    &solar_open::SOLAR_OPEN,
     &stablelm::STABLELM,
     &starcoder2::STARCODER2,
     &youtu::YOUTU,

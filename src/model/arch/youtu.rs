@@ -7,6 +7,7 @@ use super::llama::LLAMA;
 pub const YOUTU: Architecture = Architecture {
     model_type: "youtu",
     architecture: "YoutuForCausalLM",
+    experts: None,
     defaults: &[
         ("num_key_value_heads", "16"),
         ("q_lora_rank", "1536"),

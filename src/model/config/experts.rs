@@ -1,7 +1,7 @@
 //! The numbers of a mixture of experts.
 
 use crate::model::Error;
-use crate::model::arch::{Bias, Experts, SharedWidth, SparseLayers};
+use crate::model::arch::{Bias, Experts, Scoring, SharedWidth, SparseLayers};
 use crate::model::keys::Keys;
 use serde_json::Value;
 
@@ -20,6 +20,8 @@ pub struct ExpertsConfig {
     pub renormalize: bool,
     /// What the weights are multiplied by.
     pub scaling: Option<f64>,
+    /// How near an expert's score must come to the best one's to count beside it.
+    pub nearness: f64,
     /// Groups of experts, and from how many of them a token's are chosen.
     pub groups: Option<(usize, usize)>,
     /// Which layers have them.
@@ -27,12 +29,24 @@ pub struct ExpertsConfig {
 }
 
 impl ExpertsConfig {
-    pub(super) fn new(keys: &Keys<'_>, row: &Experts, n_layers: usize) -> Result<Self, Error> {
+    /// Nothing where no layer has experts.
+    pub(super) fn new(
+        keys: &Keys<'_>,
+        row: &Experts,
+        n_layers: usize,
+    ) -> Result<Option<Self>, Error> {
+        let layers = layers(keys, row.layers, n_layers)?;
+        if !layers.contains(&true) {
+            return Ok(None);
+        }
         let count = keys.size("num_experts")?;
         let top_k = keys.size("num_experts_per_tok")?;
         if top_k > count {
             let expected = format!("at most num_experts, {count}");
             return Err(keys.invalid("num_experts_per_tok", expected));
+        }
+        if row.router.scoring == Scoring::SparseMixer && top_k != 2 {
+            return Err(keys.unsupported("num_experts_per_tok", "2"));
         }
         let width = keys.size("moe_intermediate_size")?;
         let flag = |bias: Bias| match bias {
@@ -56,7 +70,7 @@ impl ExpertsConfig {
                 (kept < n_groups).then_some((n_groups, kept))
             }
         };
-        Ok(Self {
+        Ok(Some(Self {
             count,
             top_k,
             width,
@@ -72,33 +86,76 @@ impl ExpertsConfig {
                 None => None,
                 Some(key) => keys.positive(key)?,
             },
+            nearness: keys.f64("router_jitter_noise")?.unwrap_or(0.0) * 2.0,
             groups,
-            layers: layers(keys, row.layers, n_layers)?,
-        })
+            layers,
+        }))
     }
 }
 
 fn layers(keys: &Keys<'_>, rule: SparseLayers, n_layers: usize) -> Result<Vec<bool>, Error> {
+    if let Some(types) = keys.get("mlp_layer_types") {
+        let types = types.as_array().filter(|types| types.len() == n_layers);
+        let types = types.and_then(|types| {
+            let types = types.iter().map(|name| match name.as_str() {
+                Some("dense") => Some(false),
+                Some("sparse") => Some(true),
+                _ => None,
+            });
+            types.collect()
+        });
+        return types.ok_or_else(|| {
+            let expected =
+                format!("a list of num_hidden_layers, {n_layers}, \"dense\" or \"sparse\"");
+            keys.invalid("mlp_layer_types", expected)
+        });
+    }
+    let listed = |key| match keys.get(key) {
+        None => Ok(None),
+        Some(list) => {
+            let layers = list.as_array().map(|list| list.iter().map(Value::as_u64));
+            let layers: Option<Vec<u64>> = layers.and_then(Iterator::collect);
+            let invalid = || keys.invalid(key, "a list of layers");
+            Ok::<_, Error>(Some(layers.ok_or_else(invalid)?))
+        }
+    };
+    let every = |interval: usize| move |layer: usize| interval > 0 && (layer + 1) % interval == 0;
     Ok(match rule {
+        SparseLayers::Between {
+            first,
+            last,
+            interval,
+        } => {
+            let first = keys.usize(first)?.unwrap_or(0);
+            // -1 is the last layer's.
+            let last = match keys.f64(last)? {
+                Some(last) if last >= 0.0 => last as usize,
+                _ => n_layers - 1,
+            };
+            let every = every(keys.usize(interval)?.unwrap_or(1));
+            (0..n_layers)
+                .map(|layer| (first..=last).contains(&layer) && every(layer))
+                .collect()
+        }
+        SparseLayers::Listed { list, interval } => match listed(list)? {
+            Some(list) => (0..n_layers as u64)
+                .map(|layer| list.contains(&layer))
+                .collect(),
+            None => {
+                let every = every(keys.usize(interval)?.unwrap_or(1));
+                (0..n_layers).map(every).collect()
+            }
+        },
         SparseLayers::All => vec![true; n_layers],
         SparseLayers::From(key) => {
             let first = keys.usize(key)?.unwrap_or(0);
             (0..n_layers).map(|layer| layer >= first).collect()
         }
         SparseLayers::SparseStep => {
-            let step = keys.usize("decoder_sparse_step")?.unwrap_or(1);
-            let dense = match keys.get("mlp_only_layers") {
-                None => Vec::new(),
-                Some(list) => {
-                    let layers = list.as_array().map(|list| list.iter().map(Value::as_u64));
-                    let layers: Option<Vec<u64>> = layers.and_then(Iterator::collect);
-                    layers.ok_or_else(|| keys.invalid("mlp_only_layers", "a list of layers"))?
-                }
-            };
+            let every = every(keys.usize("decoder_sparse_step")?.unwrap_or(1));
+            let dense = listed("mlp_only_layers")?.unwrap_or_default();
             (0..n_layers)
-                .map(|layer| {
-                    step > 0 && (layer + 1) % step == 0 && !dense.contains(&(layer as u64))
-                })
+                .map(|layer| every(layer) && !dense.contains(&(layer as u64)))
                 .collect()
         }
     })

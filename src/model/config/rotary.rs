@@ -36,7 +36,8 @@ pub enum RopeScaling {
     LongRope {
         short_factor: Vec<f64>,
         long_factor: Vec<f64>,
-        attention_factor: f64,
+        short_attention_factor: f64,
+        long_attention_factor: f64,
         original_max_position_embeddings: f64,
     },
 }
@@ -254,10 +255,12 @@ fn rope_of(
             } else {
                 (1.0 + stretch.ln() / original_max_position_embeddings.ln()).sqrt()
             };
+            let usual = rope.positive("attention_factor")?.unwrap_or(computed);
             RopeScaling::LongRope {
                 short_factor: factors("short_factor")?,
                 long_factor: factors("long_factor")?,
-                attention_factor: rope.positive("attention_factor")?.unwrap_or(computed),
+                short_attention_factor: rope.positive("short_mscale")?.unwrap_or(usual),
+                long_attention_factor: rope.positive("long_mscale")?.unwrap_or(usual),
                 original_max_position_embeddings,
             }
         }

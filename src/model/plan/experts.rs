@@ -2,7 +2,7 @@
 
 use super::{Fold, LinearPlan, Mix, Resolver, Role, Rows, Slot, Stage, StageInput, fold_into};
 use crate::model::arch::{ExpertLinear, Experts, NormSite, StackRows};
-use crate::model::config::ExpertsConfig;
+use crate::model::config::{Activation, ExpertsConfig};
 use crate::model::stored::{Stacked, Stored};
 
 /// One expert: linears that the tokens which were routed to it go through.
@@ -59,7 +59,7 @@ impl Resolver<'_> {
                 name: "shared expert output",
                 input: StageInput::Slot(Slot::Activated),
                 in_features: width,
-                fold: fold_into(&first.linears, Role::Up, 0..width, false),
+                fold: self.fold_into_up(&first.linears, width),
                 linears: vec![self.linear_of_width(
                     &shared.output,
                     self.config.biases.mlp,
@@ -81,7 +81,7 @@ impl Resolver<'_> {
                 .map(|input| linear(input, config.width, hidden))
                 .collect();
             ExpertPlan {
-                fold: fold_into(&inputs, Role::Up, 0..config.width, false),
+                fold: self.fold_into_up(&inputs, config.width),
                 inputs,
                 output: linear(&row.output, hidden, config.width),
             }
@@ -98,6 +98,14 @@ impl Resolver<'_> {
             remakable: false,
         });
         stages
+    }
+
+    /// Where a scale of what gate and up make goes.
+    fn fold_into_up(&self, inputs: &[LinearPlan], width: usize) -> Fold {
+        match self.config.activation {
+            Activation::ClampedSwiglu { .. } => Fold::None,
+            _ => fold_into(inputs, Role::Up, 0..width, false),
+        }
     }
 
     /// A linear of the residual stream that stays in float.

@@ -73,11 +73,12 @@ impl Activations {
         &self,
         block: &Block,
         stage: &Stage,
+        expert: usize,
         selections: &[Selection],
     ) -> Result<InputStats> {
         let mut sums = InputSums::new(stage.in_features, self.compute.device)?;
         for selection in selections {
-            sums.observe(&self.expert_input(block, stage, selection)?)?;
+            sums.observe(&self.expert_input(block, stage, expert, selection)?)?;
         }
         self.finished(sums)
     }
@@ -92,7 +93,7 @@ impl Activations {
         selections: &[Selection],
     ) -> Result<Vec<Tensor>> {
         let activations = selections.iter().map(|selection| {
-            let x = self.expert_input(block, stage, selection)?;
+            let x = self.expert_input(block, stage, expert, selection)?;
             let activated = block.expert_activations(stage, expert, linears, &x)?;
             Ok(activated.f_to_device(tch::Device::Cpu)?)
         });
@@ -147,10 +148,16 @@ impl Activations {
         Ok(())
     }
 
-    fn expert_input(&self, block: &Block, stage: &Stage, selection: &Selection) -> Result<Tensor> {
-        let hidden = &self.batches[selection.batch].state().hidden;
-        let rows = (hidden.f_flatten(0, 1)?).f_index_select(0, &selection.tokens)?;
-        Ok(block.expert_input(stage, &rows.f_to_device(self.compute.device)?)?)
+    fn expert_input(
+        &self,
+        block: &Block,
+        stage: &Stage,
+        expert: usize,
+        selection: &Selection,
+    ) -> Result<Tensor> {
+        let state = self.batches[selection.batch].state();
+        let (tokens, device) = (&selection.tokens, self.compute.device);
+        Ok(block.expert_input(stage, state, expert, tokens, device)?)
     }
 
     pub(super) fn finished(&self, sums: InputSums) -> Result<InputStats> {

@@ -91,7 +91,7 @@ impl LayerRun<'_> {
         advance: bool,
     ) -> Result<Vec<LinearReport>> {
         let (plan, stage, selections) = (expert.plan, expert.stage, &expert.selections);
-        let observe = || activations.observe_expert(&self.block, stage, selections);
+        let observe = || activations.observe_expert(&self.block, stage, expert.index, selections);
         let stats = times.statistics.time(observe)?;
         let n_tokens = stats.n_tokens;
         let load = || plan.inputs.iter().map(|linear| self.load_linear(linear));

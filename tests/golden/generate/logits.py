@@ -168,7 +168,7 @@ CASES = {
 }
 
 
-CASES |= FAMILIES | cases_latent.CASES | cases_moe.cases(family)
+CASES |= FAMILIES | cases_latent.CASES | cases_moe.CASES
 # Families that transformers has under another name.
 ACTS_AS = {"kimi_k2": "deepseek_v3"}
 # Names that transformers has for tensors that files and runtimes call otherwise.
