@@ -80,12 +80,11 @@ impl Norm {
         if self.kind.subtracts_mean() {
             return self.layer_norm(x);
         }
-        let weight = match &self.weight {
-            Some(weight) => weight,
-            None => {
-                let len = *x.size().last().expect("a tensor with dimensions");
-                &Tensor::f_ones([len], (Kind::Float, x.device()))?
-            }
+        let weight = if let Some(weight) = &self.weight {
+            weight
+        } else {
+            let len = *x.size().last().expect("a tensor with dimensions");
+            &Tensor::f_ones([len], (Kind::Float, x.device()))?
         };
         if on_cpu_in_bf16(x) {
             return Ok(self.in_one_pass(x, weight)?);
