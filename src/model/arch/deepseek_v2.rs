@@ -17,7 +17,7 @@ pub const DEEPSEEK_V2: Architecture = Architecture {
     },
     experts: Some(Experts {
         layers: SparseLayers::From("first_k_dense_replace"),
-        shared: shared_experts("n_shared_experts"),
+        shared: Some(shared_experts("n_shared_experts")),
         ..llama_experts(Router {
             groups: Some(GroupScore::Best),
             scaling: Some("routed_scaling_factor"),

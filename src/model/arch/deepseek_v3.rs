@@ -38,7 +38,7 @@ pub const DEEPSEEK_V3: Architecture = Architecture {
     mlp: llama_mlp(Bias::Never),
     experts: Some(Experts {
         layers: SparseLayers::From("first_k_dense_replace"),
-        shared: shared_experts("n_shared_experts"),
+        shared: Some(shared_experts("n_shared_experts")),
         ..llama_experts(deepseek_router())
     }),
     rotary: Rotary {

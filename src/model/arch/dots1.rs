@@ -9,7 +9,7 @@ pub const DOTS1: Architecture = Architecture {
     architecture: "Dots1ForCausalLM",
     experts: Some(Experts {
         layers: SparseLayers::From("first_k_dense_replace"),
-        shared: shared_experts("n_shared_experts"),
+        shared: Some(shared_experts("n_shared_experts")),
         ..llama_experts(deepseek_router())
     }),
     aliases: &[("num_experts", "n_routed_experts")],

@@ -14,7 +14,7 @@ pub const ERNIE4_5_MOE: Architecture = Architecture {
             interval: "moe_layer_interval",
         },
         bias: Bias::If("use_bias"),
-        shared: shared_experts("moe_num_shared_experts"),
+        shared: Some(shared_experts("moe_num_shared_experts")),
         ..llama_experts(Router {
             correction: Some(Correction {
                 name: "mlp.moe_statics.e_score_correction_bias",

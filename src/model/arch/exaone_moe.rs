@@ -13,7 +13,7 @@ pub const EXAONE_MOE: Architecture = Architecture {
     attention: llama_attention(Bias::Never, Bias::Never),
     experts: Some(Experts {
         layers: SparseLayers::From("first_k_dense_replace"),
-        shared: shared_experts("num_shared_experts"),
+        shared: Some(shared_experts("num_shared_experts")),
         ..llama_experts(Router {
             correction: Some(Correction {
                 name: "mlp.e_score_correction_bias",

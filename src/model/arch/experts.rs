@@ -146,17 +146,17 @@ pub const fn expert(name: &'static str, part: Role) -> ExpertLinear {
 }
 
 /// What every token goes through besides, under the names of DeepSeek's; as wide as so many experts as `key` says.
-pub const fn shared_experts(key: &'static str) -> Option<Shared> {
+pub const fn shared_experts(key: &'static str) -> Shared {
     const INPUTS: &[LinearSpec] = &[
         linear("mlp.shared_experts.gate_proj", &[Role::Gate]),
         linear("mlp.shared_experts.up_proj", &[Role::Up]),
     ];
-    Some(Shared {
+    Shared {
         inputs: INPUTS,
         output: linear("mlp.shared_experts.down_proj", &[Role::Down]),
         width: SharedWidth::Experts(key),
         gate: None,
-    })
+    }
 }
 
 /// A router that takes sigmoids, adds a correction for the choice, and divides the chosen ones' by their sum.
@@ -207,6 +207,35 @@ pub const fn llama_experts(router: Router) -> Experts {
         output: expert("mlp.experts.{}.down_proj", Role::Down),
         bias: Bias::Never,
         shared: None,
+    }
+}
+
+/// [`llama_experts`] stored as two tensors of all experts, gate's rows before up's.
+pub const fn stacked_experts(router: Router) -> Experts {
+    const GATE: Stack = Stack {
+        weight: "mlp.experts.gate_up_proj",
+        bias: "",
+        transposed: false,
+        flat: false,
+        rows: StackRows::FirstHalf,
+    };
+    const UP: Stack = Stack {
+        rows: StackRows::SecondHalf,
+        ..GATE
+    };
+    const DOWN: Stack = Stack {
+        weight: "mlp.experts.down_proj",
+        rows: StackRows::All,
+        ..GATE
+    };
+    const INPUTS: &[ExpertLinear] = &[
+        stacked("mlp.experts.{}.gate_proj", Role::Gate, GATE),
+        stacked("mlp.experts.{}.up_proj", Role::Up, UP),
+    ];
+    Experts {
+        inputs: INPUTS,
+        output: stacked("mlp.experts.{}.down_proj", Role::Down, DOWN),
+        ..llama_experts(router)
     }
 }
 

@@ -22,7 +22,7 @@ pub const GLM4_MOE: Architecture = Architecture {
     mlp: llama_mlp(Bias::Never),
     experts: Some(Experts {
         layers: SparseLayers::From("first_k_dense_replace"),
-        shared: shared_experts("n_shared_experts"),
+        shared: Some(shared_experts("n_shared_experts")),
         ..llama_experts(deepseek_router())
     }),
     aliases: &[("num_experts", "n_routed_experts")],

@@ -1,7 +1,7 @@
 //! Mistral 4: DeepSeek V3's attention with Ministral 3's temperatures.
 
 use super::deepseek_v3::DEEPSEEK_V3;
-use super::experts::{deepseek_router, llama_experts, shared_experts};
+use super::experts::{deepseek_router, shared_experts, stacked_experts};
 use super::{Architecture, Attention, Experts, Router, Scoring, SparseLayers, Temperature};
 
 pub const MISTRAL4: Architecture = Architecture {
@@ -13,8 +13,8 @@ pub const MISTRAL4: Architecture = Architecture {
     },
     experts: Some(Experts {
         layers: SparseLayers::From("first_k_dense_replace"),
-        shared: shared_experts("n_shared_experts"),
-        ..llama_experts(Router {
+        shared: Some(shared_experts("n_shared_experts")),
+        ..stacked_experts(Router {
             scoring: Scoring::Softmax,
             correction: None,
             ..deepseek_router()

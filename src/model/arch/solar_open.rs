@@ -9,7 +9,7 @@ pub const SOLAR_OPEN: Architecture = Architecture {
     architecture: "SolarOpenForCausalLM",
     attention: llama_attention(Bias::If("attention_bias"), Bias::Never),
     experts: Some(Experts {
-        shared: shared_experts("n_shared_experts"),
+        shared: Some(shared_experts("n_shared_experts")),
         ..llama_experts(deepseek_router())
     }),
     aliases: &[

@@ -55,20 +55,8 @@ impl ExpertsConfig {
             Bias::If(key) => Ok::<_, Error>(keys.bool(key)?.unwrap_or(false)),
         };
         let groups = match row.router.groups {
+            Some(_) => groups(keys, count, top_k)?,
             None => None,
-            Some(_) => {
-                let n_groups = keys.usize("n_group")?.unwrap_or(1);
-                let kept = keys.usize("topk_group")?.unwrap_or(n_groups);
-                if n_groups == 0 || !count.is_multiple_of(n_groups) {
-                    let expected = format!("a divisor of num_experts, {count}");
-                    return Err(keys.invalid("n_group", expected));
-                }
-                if kept == 0 || kept > n_groups || kept * (count / n_groups) < top_k {
-                    let expected = format!("enough of the {n_groups} groups for {top_k} experts");
-                    return Err(keys.invalid("topk_group", expected));
-                }
-                (kept < n_groups).then_some((n_groups, kept))
-            }
         };
         Ok(Some(Self {
             count,
@@ -91,6 +79,21 @@ impl ExpertsConfig {
             layers,
         }))
     }
+}
+
+/// Groups of experts, and from how many of them a token's are chosen; nothing where that is from all.
+fn groups(keys: &Keys<'_>, count: usize, top_k: usize) -> Result<Option<(usize, usize)>, Error> {
+    let n_groups = keys.usize("n_group")?.unwrap_or(1);
+    let kept = keys.usize("topk_group")?.unwrap_or(n_groups);
+    if n_groups == 0 || !count.is_multiple_of(n_groups) {
+        let expected = format!("a divisor of num_experts, {count}");
+        return Err(keys.invalid("n_group", expected));
+    }
+    if kept == 0 || kept > n_groups || kept * (count / n_groups) < top_k {
+        let expected = format!("enough of the {n_groups} groups for {top_k} experts");
+        return Err(keys.invalid("topk_group", expected));
+    }
+    Ok((kept < n_groups).then_some((n_groups, kept)))
 }
 
 fn layers(keys: &Keys<'_>, rule: SparseLayers, n_layers: usize) -> Result<Vec<bool>, Error> {
@@ -119,7 +122,8 @@ fn layers(keys: &Keys<'_>, rule: SparseLayers, n_layers: usize) -> Result<Vec<bo
             Ok::<_, Error>(Some(layers.ok_or_else(invalid)?))
         }
     };
-    let every = |interval: usize| move |layer: usize| interval > 0 && (layer + 1) % interval == 0;
+    let every =
+        |interval: usize| move |layer: usize| interval > 0 && (layer + 1).is_multiple_of(interval);
     Ok(match rule {
         SparseLayers::Between {
             first,
@@ -137,15 +141,14 @@ fn layers(keys: &Keys<'_>, rule: SparseLayers, n_layers: usize) -> Result<Vec<bo
                 .map(|layer| (first..=last).contains(&layer) && every(layer))
                 .collect()
         }
-        SparseLayers::Listed { list, interval } => match listed(list)? {
-            Some(list) => (0..n_layers as u64)
-                .map(|layer| list.contains(&layer))
-                .collect(),
-            None => {
-                let every = every(keys.usize(interval)?.unwrap_or(1));
-                (0..n_layers).map(every).collect()
+        SparseLayers::Listed { list, interval } => {
+            if let Some(list) = listed(list)? {
+                let layers = 0..n_layers as u64;
+                return Ok(layers.map(|layer| list.contains(&layer)).collect());
             }
-        },
+            let every = every(keys.usize(interval)?.unwrap_or(1));
+            (0..n_layers).map(every).collect()
+        }
         SparseLayers::All => vec![true; n_layers],
         SparseLayers::From(key) => {
             let first = keys.usize(key)?.unwrap_or(0);
