@@ -38,10 +38,11 @@ impl ModelDir {
         let config: Value = serde_json::from_str(&text).map_err(|error| {
             InputError::new(&path, error, "config.json must be JSON; download it again")
         })?;
-        let model = Model::from_config(&config).with_context(|| path.display().to_string())?;
+        let mut model = Model::from_config(&config).with_context(|| path.display().to_string())?;
         let quantized = QuantizedFormat::from_model_config(&config)
             .with_context(|| path.display().to_string())?;
         let checkpoint = Checkpoint::open(dir)?;
+        model.fit(&|name| checkpoint.contains(name));
         Ok(Self {
             config,
             model,

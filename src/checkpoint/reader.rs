@@ -167,7 +167,7 @@ impl Checkpoint {
             .map_err(|source| failed(info, name, source))
     }
 
-    /// Part `index` of `parts` equal ones that the float tensor `name` of `shape` is cut into along its first dimension, as
+    /// Part `index` of `parts` equal ones that the tensor `name` of `shape` is cut into along its first dimension, as
     /// a flat CPU tensor of its own dtype; only its pages of the map are read, and released.
     ///
     /// # Errors
@@ -182,7 +182,7 @@ impl Checkpoint {
         index: usize,
         parts: usize,
     ) -> Result<Tensor, Error> {
-        let info = self.require_float(name, shape)?;
+        let info = self.require_shape(name, shape)?;
         assert!(
             index < parts && shape[0].is_multiple_of(parts),
             "{name}: part {index} of {parts} of {shape:?}"
@@ -224,7 +224,7 @@ impl Checkpoint {
         })
     }
 
-    fn require_float(&self, name: &str, shape: &[usize]) -> Result<&TensorInfo, Error> {
+    fn require_shape(&self, name: &str, shape: &[usize]) -> Result<&TensorInfo, Error> {
         let info = self.require(name)?;
         if info.shape != shape {
             return Err(Error::Shape {
@@ -234,6 +234,11 @@ impl Checkpoint {
                 expected: shape.to_vec(),
             });
         }
+        Ok(info)
+    }
+
+    fn require_float(&self, name: &str, shape: &[usize]) -> Result<&TensorInfo, Error> {
+        let info = self.require_shape(name, shape)?;
         match info.dtype {
             Dtype::F32 | Dtype::F16 | Dtype::BF16 => Ok(info),
             found => Err(Error::Dtype {

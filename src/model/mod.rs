@@ -14,6 +14,7 @@ mod experts;
 pub mod formula;
 mod head;
 mod keys;
+mod layout;
 mod linear;
 mod norm;
 mod plan;
@@ -38,7 +39,7 @@ pub use plan::{
     ExpertPlan, Fold, Kept, LayerPlan, LinearPlan, Mix, NormPlan, Rows, Slot, Stage, StageInput,
 };
 pub use rope::Ropes;
-pub use stored::{Stacked, Stored};
+pub use stored::{Packing, Stacked, Stored};
 
 use std::collections::HashSet;
 use tch::{Device, Kind, Tensor};

@@ -357,7 +357,7 @@ impl LayerPlan {
         let norms = self.norms.iter().flat_map(NormPlan::tensors);
         let linears = || self.linears().chain(self.dense());
         let biases = linears().filter_map(LinearPlan::bias_source);
-        let weights = linears().map(LinearPlan::weight_source);
+        let weights = linears().flat_map(LinearPlan::weight_sources);
         let kept = self.kept.iter();
         let kept = kept.map(|(_, name, shape)| (name.clone(), shape.clone()));
         norms.chain(kept).chain(biases).chain(weights).collect()

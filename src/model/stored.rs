@@ -1,6 +1,7 @@
 //! Where a checkpoint has the weight and the bias of a linear.
 
 use super::{Error, LinearPlan, Weights};
+use crate::tensor::mxfp4;
 use tch::Tensor;
 
 /// How a linear's tensors are stored.
@@ -27,6 +28,7 @@ pub struct Stacked {
     pub index: usize,
     /// Whether a part is `[in, rows]`, not `[rows, in]`.
     pub transposed: bool,
+    pub packing: Packing,
     /// Rows of a part, this linear's and others'.
     pub rows: usize,
     /// The first row that is this linear's, and how far the next one is.
@@ -34,14 +36,32 @@ pub struct Stacked {
     pub step: usize,
 }
 
+/// How the numbers of a tensor are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Packing {
+    Float,
+    /// As two tensors, `_blocks` `[parts, rows, in / 32, 16]` and `_scales` `[parts, rows, in / 32]`, never transposed.
+    Mxfp4,
+}
+
 impl LinearPlan {
-    /// The tensor that its weight is read from, with its shape.
-    pub fn weight_source(&self) -> (String, Vec<usize>) {
+    /// The tensors that its weight is read from, with their shapes.
+    pub fn weight_sources(&self) -> Vec<(String, Vec<usize>)> {
         let [out, inp] = self.shape();
         match &self.stored {
-            Stored::Own => (self.weight_name(), vec![out, inp]),
-            Stored::Transposed => (self.weight_name(), vec![inp, out]),
-            Stored::Stacked(stacked) => (stacked.weight.clone(), stacked.weight_shape.clone()),
+            Stored::Own => vec![(self.weight_name(), vec![out, inp])],
+            Stored::Transposed => vec![(self.weight_name(), vec![inp, out])],
+            Stored::Stacked(stacked) => match stacked.packing {
+                Packing::Float => vec![(stacked.weight.clone(), stacked.weight_shape.clone())],
+                Packing::Mxfp4 => {
+                    let scales = vec![stacked.parts, stacked.rows, inp / 32];
+                    let blocks = [&scales[..], &[16]].concat();
+                    vec![
+                        (format!("{}_blocks", stacked.weight), blocks),
+                        (format!("{}_scales", stacked.weight), scales),
+                    ]
+                }
+            },
         }
     }
 
@@ -64,20 +84,25 @@ impl LinearPlan {
         if weights.is_packed(&self.name) {
             return Ok(weights.tensor(&self.weight_name(), &[out, inp])?);
         }
-        let (name, shape) = self.weight_source();
-        Ok(match &self.stored {
-            Stored::Own => weights.tensor(&name, &shape)?,
-            Stored::Transposed => weights.tensor(&name, &shape)?.f_tr()?.f_contiguous()?,
-            Stored::Stacked(stacked) => {
-                let part = weights.part(&name, &shape, stacked.index, stacked.parts)?;
-                let rows = if stacked.transposed {
-                    part.f_view([inp as i64, -1])?.f_tr()?
-                } else {
-                    part.f_view([-1, inp as i64])?
-                };
-                stacked.own(&rows, out)?
-            }
-        })
+        let sources = self.weight_sources();
+        let (name, shape) = &sources[0];
+        let Stored::Stacked(stacked) = &self.stored else {
+            let weight = weights.tensor(name, shape)?;
+            return Ok(match self.stored {
+                Stored::Transposed => weight.f_tr()?.f_contiguous()?,
+                _ => weight,
+            });
+        };
+        let parts = sources
+            .iter()
+            .map(|(name, shape)| weights.part(name, shape, stacked.index, stacked.parts));
+        let rows = match &parts.collect::<Result<Vec<_>, _>>()?[..] {
+            [blocks, scales] => mxfp4::decode(blocks, scales)?.f_view([-1, inp as i64])?,
+            [part, ..] if stacked.transposed => part.f_view([inp as i64, -1])?.f_tr()?,
+            [part, ..] => part.f_view([-1, inp as i64])?,
+            [] => unreachable!("a weight has a source"),
+        };
+        Ok(stacked.own(&rows, out)?)
     }
 
     /// Its bias, `[out]` on the CPU in any float kind; where it has one.

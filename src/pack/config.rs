@@ -156,6 +156,10 @@ impl QuantizedFormat {
         let Some(settings) = inside_model_config(config) else {
             return Ok(None);
         };
+        // What models are published in, and dequantized as they are read.
+        if settings.get("quant_method").and_then(Value::as_str) == Some("mxfp4") {
+            return Ok(None);
+        }
         let fields = Fields::new(settings);
         let format = fields.format()?.ok_or(Error::MissingKey {
             key: "quant_method",

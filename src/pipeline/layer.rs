@@ -181,11 +181,11 @@ impl<'a> LayerRun<'a> {
     /// A linear's float weight, checked for NaN and infinity.
     fn load_linear(&self, linear: &LinearPlan) -> Result<FloatLinear> {
         let source = self.run.source;
-        let (tensor, _) = linear.weight_source();
         let weight = linear.weight(source)?.f_to_kind(tch::Kind::Float)?;
         let bad = weight.f_isfinite()?.f_logical_not()?;
         let bad = bad.f_sum(tch::Kind::Int64)?.f_int64_value(&[])?;
         if bad > 0 {
+            let tensor = linear.weight_sources().swap_remove(0).0;
             let info = source.checkpoint.info(&tensor);
             let file = info.map_or(source.checkpoint.dir(), |info| &info.file);
             let problem = format!("{tensor} holds {bad} values that are NaN or infinite");

@@ -83,7 +83,7 @@ impl Plan {
                     shape: spec.shape,
                 });
             }
-            sources.insert(linear.weight_source().0);
+            sources.extend(linear.weight_sources().into_iter().map(|source| source.0));
             if let Some((name, _)) = linear.bias_source() {
                 sources.insert(name);
                 specs.push(float16(linear.bias_name(), vec![out]));

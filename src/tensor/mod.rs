@@ -4,6 +4,8 @@
 //! slices as float16. Everything here checks, and no other module builds a tensor from raw memory or looks into one's.
 #![expect(unsafe_code, reason = "slices of memory that libtorch owns")]
 
+pub mod mxfp4;
+
 use std::marker::PhantomData;
 use std::{ptr, slice};
 
@@ -18,7 +20,7 @@ pub const LIBTORCH_VERSION: &str = "2.13.0";
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A dtype that no computation here takes.
-    #[error("dtype {0} is not supported; expected F32, F16, BF16, I32 or I64")]
+    #[error("dtype {0} is not supported; expected F32, F16, BF16, U8, I32 or I64")]
     Dtype(Dtype),
     /// The data is not as long as dtype and shape say.
     #[error("{found} bytes for {dtype} {shape:?}, expected {expected}")]
@@ -46,6 +48,7 @@ pub fn kind(dtype: Dtype) -> Result<Kind, Error> {
         Dtype::BF16 => Ok(Kind::BFloat16),
         Dtype::I32 => Ok(Kind::Int),
         Dtype::I64 => Ok(Kind::Int64),
+        Dtype::U8 => Ok(Kind::Uint8),
         other => Err(Error::Dtype(other)),
     }
 }

@@ -3,7 +3,7 @@
 use super::{Fold, LinearPlan, Mix, Resolver, Role, Rows, Slot, Stage, StageInput, fold_into};
 use crate::model::arch::{ExpertLinear, Experts, NormSite, StackRows};
 use crate::model::config::{Activation, ExpertsConfig};
-use crate::model::stored::{Stacked, Stored};
+use crate::model::stored::{Packing, Stacked, Stored};
 
 /// One expert: linears that the tokens which were routed to it go through.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -153,6 +153,7 @@ impl Resolver<'_> {
                 parts: config.count,
                 index,
                 transposed: stack.transposed,
+                packing: Packing::Float,
                 rows,
                 first,
                 step,
