@@ -18,6 +18,8 @@ pub struct Description<'a> {
     pub gptq: Option<GptqDetails>,
     /// Full names of the linear layers in decoder blocks that stay in float, such as routers.
     pub dense_linears: &'a [String],
+    /// Full name of the output head, which stays in float too.
+    pub head: &'a str,
     /// Names inside a block of the linear layers that are quantized (`self_attn.q_proj`). GPTQ readers convert every
     /// linear of a block unless told these; written only where some linear stays in float.
     pub quantized_in_block: &'a [String],
@@ -47,11 +49,10 @@ impl Description<'_> {
     }
 
     fn awq(&self) -> Value {
-        // null makes vLLM look into the files for what is quantized, and transformers skip the output head.
-        let dense = match self.dense_linears {
-            [] => Value::Null,
-            names => json!(names),
-        };
+        // An explicit list: null has vLLM look into the files for what is quantized, and that search takes a name for
+        // every other that contains it.
+        let head = self.head.to_owned();
+        let dense: Vec<&String> = self.dense_linears.iter().chain([&head]).collect();
         json!({
             "quant_method": "awq",
             "bits": self.scheme.bits,
@@ -225,6 +226,7 @@ mod tests {
             },
             gptq: None,
             dense_linears: &[],
+            head: "lm_head",
             quantized_in_block: &[],
         }
     }
@@ -233,7 +235,7 @@ mod tests {
     fn awq_is_described_as_autoawq_does() {
         let expected = json!({
             "quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": true, "version": "gemm",
-            "modules_to_not_convert": null,
+            "modules_to_not_convert": ["lm_head"],
         });
         let config = description(Format::AwqGemm, 4, false).quantization_config();
         assert_eq!(config.to_string(), expected.to_string());
@@ -287,6 +289,7 @@ mod tests {
         let describe = |format| {
             Description {
                 dense_linears: &dense,
+                head: "lm_head",
                 quantized_in_block: &quantized,
                 ..description(format, 4, true)
             }
@@ -294,7 +297,7 @@ mod tests {
         };
         assert_eq!(
             describe(Format::AwqGemm)["modules_to_not_convert"],
-            json!(["model.layers.0.mlp.gate"])
+            json!(["model.layers.0.mlp.gate", "lm_head"])
         );
         let gptq = describe(Format::GptqV1);
         assert_eq!(

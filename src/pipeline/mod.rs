@@ -349,6 +349,7 @@ fn write_config(writer: &Writer, source: &ModelDir, settings: &Settings) -> Resu
         scheme: settings.scheme,
         gptq,
         dense_linears: &dense,
+        head: source.model.arch.head,
         quantized_in_block: &in_block,
     };
     let quantization = description.quantization_config();

@@ -8,6 +8,8 @@
 
 /// Bad input: one line, the remedy, the exit code, and nothing left behind.
 mod errors;
+/// Mixtures of experts: layouts, starved experts, what stays in float.
+mod experts;
 /// Whole runs of every configuration that has golden logits.
 mod families;
 /// Whole runs: every family and method, what is written, and what reads it back.

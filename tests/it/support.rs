@@ -5,10 +5,13 @@ use std::process::Command;
 
 use nibble::model::Model;
 use nibble::model::formula::FormulaWeights;
-use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+/// A tensor's name, dtype, shape and bytes.
+pub type StoredTensor = (String, Dtype, Vec<usize>, Vec<u8>);
 
 /// What a finished program left.
 pub struct Finished {
@@ -137,6 +140,18 @@ impl TinyModel {
         let mut config = json_file(&self.path("config.json"));
         config[key] = value;
         fs::write(self.path("config.json"), config.to_string()).unwrap();
+    }
+
+    /// Replaces all tensors by what `change` makes of each: names, dtypes, shapes and bytes.
+    pub fn restore(&self, change: impl Fn(&SafeTensors<'_>) -> Vec<StoredTensor>) {
+        let path = self.path("model.safetensors");
+        let bytes = fs::read(&path).unwrap();
+        let changed = change(&SafeTensors::deserialize(&bytes).unwrap());
+        let views = changed.iter().map(|(name, dtype, shape, bytes)| {
+            let view = TensorView::new(*dtype, shape.clone(), bytes).unwrap();
+            (name.as_str(), view)
+        });
+        safetensors::serialize_to_file(views, None, &path).unwrap();
     }
 
     /// Overwrites one value of a tensor.
