@@ -95,6 +95,8 @@ pub struct Block {
     rope: Option<usize>,
     scores: Scores,
     activation: Activation,
+    /// `alpha_p`, `alpha_n`, `beta` and `eps` as they are stored, each `[1]` float32.
+    xielu: Option<[Tensor; 4]>,
     residual_scale: Option<f64>,
     router: Option<Router>,
 }
@@ -154,6 +156,15 @@ impl Block {
                 softcap: config.attention_softcap,
             },
             activation: config.activation,
+            xielu: match config.activation {
+                Activation::Xielu => {
+                    let numbers = ["alpha_p", "alpha_n", "beta", "eps"]
+                        .map(|name| kept(Kept::Xielu(name)).map(|found| found.expect("planned")));
+                    let [p, n, beta, eps] = numbers;
+                    Some([p?, n?, beta?, eps?])
+                }
+                _ => None,
+            },
             residual_scale: config.residual_scale,
             router: match (&model.arch.experts, &config.experts) {
                 (Some(row), Some(config)) if config.layers[layer] => {
@@ -303,7 +314,10 @@ impl Block {
                 }
                 Mix::PlainMlp => {
                     let up = parts.take(Role::Up).f_contiguous()?;
-                    let activated = activate(self.activation, up)?;
+                    let activated = match &self.xielu {
+                        Some(numbers) => xielu(numbers, &up)?,
+                        None => activate(self.activation, up)?,
+                    };
                     state.set_slot(Slot::Activated, Some(activated));
                 }
                 Mix::Route => {
@@ -522,6 +536,18 @@ fn gated(activation: Activation, mut gate: Tensor, up: &Tensor) -> Result<Tensor
     Ok(activate(activation, gate)?.f_mul_(up)?)
 }
 
+/// xIELU with a layer's `alpha_p`, `alpha_n`, `beta` and `eps`.
+fn xielu([alpha_p, alpha_n, beta, eps]: &[Tensor; 4], x: &Tensor) -> Result<Tensor, Error> {
+    let wide = x.f_to_kind(Kind::Float)?;
+    let linear = wide.f_mul(beta)?;
+    let above = (wide.f_square()?.f_mul(&alpha_p.f_softplus()?)?).f_add(&linear)?;
+    let slope = alpha_n.f_softplus()?.f_add(beta)?;
+    let below = wide.f_minimum(eps)?.f_expm1()?.f_sub(&wide)?;
+    let below = below.f_mul(&slope)?.f_add(&linear)?;
+    let activated = above.f_where_self(&wide.f_gt(0)?, &below)?;
+    Ok(activated.f_to_kind(x.kind())?)
+}
+
 /// `activation(x)`, in the memory of `x`.
 fn activate(activation: Activation, mut x: Tensor) -> Result<Tensor, Error> {
     Ok(match activation {
@@ -531,6 +557,7 @@ fn activate(activation: Activation, mut x: Tensor) -> Result<Tensor, Error> {
         Activation::Relu => x.f_relu_()?,
         Activation::Relu2 => x.f_relu_()?.f_square_()?,
         Activation::ClampedSwiglu { .. } => unreachable!("it takes a gate"),
+        Activation::Xielu => unreachable!("it takes a layer's numbers"),
     })
 }
 

@@ -29,6 +29,8 @@ pub enum Activation {
     Relu,
     /// The square of relu.
     Relu2,
+    /// xIELU (Huang and Schlag 2024, arXiv:2411.13010), with numbers that each layer stores.
+    Xielu,
     /// `gate sigmoid(alpha gate) (up + 1)`, with both clamped to `limit` first; a gate has no lower bound.
     ClampedSwiglu {
         alpha: f64,
@@ -257,13 +259,14 @@ fn activation(keys: &Keys<'_>) -> Result<Activation, Error> {
         "gelu_pytorch_tanh" | "gelu_new" | "gelu_fast" => Ok(Activation::GeluTanh),
         "relu" => Ok(Activation::Relu),
         "relu2" => Ok(Activation::Relu2),
+        "xielu" => Ok(Activation::Xielu),
         "swigluoai" => Ok(Activation::ClampedSwiglu {
             alpha: keys.positive("swiglu_alpha")?.unwrap_or(1.702),
             limit: keys.positive("swiglu_limit")?.unwrap_or(7.0),
         }),
         _ => Err(keys.unsupported(
             "hidden_act",
-            "silu, gelu, gelu_pytorch_tanh, gelu_new, gelu_fast, relu, relu2",
+            "silu, gelu, gelu_pytorch_tanh, gelu_new, gelu_fast, relu, relu2, xielu",
         )),
     }
 }
@@ -556,7 +559,7 @@ mod tests {
         refused(
             "llama",
             &json!({"hidden_act": "mish"}),
-            "config.json: hidden_act is \"mish\", which is not implemented; supported: silu, gelu, gelu_pytorch_tanh, gelu_new, gelu_fast, relu, relu2",
+            "config.json: hidden_act is \"mish\", which is not implemented; supported: silu, gelu, gelu_pytorch_tanh, gelu_new, gelu_fast, relu, relu2, xielu",
         );
         refused(
             "llama",

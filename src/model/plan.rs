@@ -107,9 +107,19 @@ impl Stage {
 pub enum Kept {
     /// The heads' sinks, `[n_heads]`.
     Sinks,
+    /// A number of xIELU's, `[1]` or without dimensions.
+    Xielu(&'static str),
     /// What a router adds to its scores, `[experts]`, or with a dimension of 1 before it.
     Correction,
 }
+
+/// The numbers of a layer's xIELU, and their shapes.
+const XIELU: [(&str, &[usize]); 4] = [
+    ("alpha_p", &[1]),
+    ("alpha_n", &[1]),
+    ("beta", &[]),
+    ("eps", &[]),
+];
 
 /// What the linears of a stage read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -396,7 +406,14 @@ impl Resolver<'_> {
             };
             Some((Kept::Correction, named(correction.name), shape))
         });
-        sinks.into_iter().chain(correction).collect()
+        let mut kept: Vec<_> = sinks.into_iter().chain(correction).collect();
+        if self.config.activation == Activation::Xielu {
+            for (name, shape) in XIELU {
+                let stored = named(&format!("mlp.act_fn.{name}"));
+                kept.push((Kept::Xielu(name), stored, shape.to_vec()));
+            }
+        }
+        kept
     }
 
     fn norms(&self) -> Vec<NormPlan> {
@@ -629,7 +646,7 @@ impl Resolver<'_> {
         let is_gated = (mlp.inputs.iter()).any(|linear| linear.parts.contains(&Role::Gate));
         // What an activation bends, no factor passes; but relu's squares, like relu's values, are proportional.
         let passes = match config.activation {
-            Activation::ClampedSwiglu { .. } => None,
+            Activation::ClampedSwiglu { .. } | Activation::Xielu => None,
             _ if is_gated => Some(false),
             Activation::Relu => Some(false),
             Activation::Relu2 => Some(true),

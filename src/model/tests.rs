@@ -165,7 +165,7 @@ fn weights_may_be_of_another_kind() {
         forward(&model, &weights, F32, &case_ids(case), &[TOKENS])
     };
     let error = relative_error(&logits(Kind::BFloat16), &logits(Kind::Float));
-    assert!(error > 1e-4 && error < 0.05, "{error:e}");
+    assert!(error > 1e-4 && error < 0.06, "{error:e}");
 }
 
 #[test]

@@ -89,7 +89,7 @@ fn experts_in_one_tensor_are_those_of_tensors_of_their_own() {
         }
         stored
     });
-    assert_eq!(divergence(&together, &apart), 0.0);
+    assert!(divergence(&together, &apart).abs() < 1e-12);
     // What is written is the same, too.
     for model in [&apart, &together] {
         let run = nibble([SMALL, &["--awq", model.path_str()]].concat());
@@ -164,7 +164,7 @@ fn mxfp4_experts_are_dequantized_as_they_are_read() {
     each(&blocks, &packed);
     each(&numbers, &float);
     packed.edit_config("quantization_config", json!({"quant_method": "mxfp4"}));
-    assert_eq!(divergence(&packed, &float), 0.0);
+    assert!(divergence(&packed, &float).abs() < 1e-12);
     let run = nibble([SMALL, &["--gptq", packed.path_str()]].concat());
     assert_eq!(run.code, 0, "{}", run.stderr);
     let written = json_file(&packed.path("GPTQ-8bit/config.json"));

@@ -3,6 +3,7 @@
 //! Adding a family is one file with one row and one entry in [`ARCHITECTURES`]. A family that computes something new
 //! adds an enum value that any row can use; nothing asks for a family by name.
 
+mod apertus;
 mod arcee;
 mod cohere;
 mod cohere2;
@@ -32,6 +33,7 @@ mod helium;
 mod hunyuan_v1_dense;
 mod hunyuan_v1_moe;
 mod hy_v3;
+mod internlm3;
 mod kimi_k2;
 mod llama;
 mod llama4_text;
@@ -393,6 +395,7 @@ pub struct Architecture {
 
 /// Every family that can be quantized.
 pub const ARCHITECTURES: &[&Architecture] = &[
+    &apertus::APERTUS,
     &arcee::ARCEE,
     &cohere::COHERE,
     &cohere2::COHERE2,
@@ -421,6 +424,7 @@ pub const ARCHITECTURES: &[&Architecture] = &[
     &hunyuan_v1_dense::HUNYUAN_V1_DENSE,
     &hunyuan_v1_moe::HUNYUAN_V1_MOE,
     &hy_v3::HY_V3,
+    &internlm3::INTERNLM3,
     &kimi_k2::KIMI_K2,
     &llama::LLAMA,
     &llama4_text::LLAMA4_TEXT,
@@ -612,7 +616,7 @@ mod tests {
     fn unknown_families_and_heads_name_what_is_supported() {
         let message = |json| find(&json).unwrap_err().to_string();
         let found = message(json!({"model_type": "qwen4"}));
-        let expected = "model_type \"qwen4\" is not supported; the nearest is \"qwen2\", supported are arcee, cohere,";
+        let expected = "model_type \"qwen4\" is not supported; the nearest is \"qwen2\", supported are apertus, arcee,";
         assert!(found.starts_with(expected), "{found}");
         assert_eq!(
             message(

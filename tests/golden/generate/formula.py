@@ -36,7 +36,7 @@ def tensor(name, shape):
     elif name.endswith(".bias"):
         width = np.float32(0.5)
     elif not name.endswith(("embed_tokens.weight", "embed_in.weight")):
-        width = np.float32(2) / np.sqrt(np.float32(shape[-1]))
+        width = np.float32(2) / np.sqrt(np.float32(shape[-1] if shape else 1))
     unit = (hashes(name, int(np.prod(shape))) >> np.uint32(8)).astype(np.float32) / np.float32(1 << 24)
     return (centre + width * (np.float32(2) * unit - np.float32(1))).reshape(shape)
 

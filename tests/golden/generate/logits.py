@@ -64,6 +64,10 @@ LONG = {
 }
 
 FAMILIES = {
+    "apertus": family("apertus", "ApertusForCausalLM", head_dim=20, hidden_act="xielu", mlp_bias=None),
+    "internlm3": family(
+        "internlm3", "InternLM3ForCausalLM", head_dim=20, qkv_bias=True, bias=True, attention_bias=True, mlp_bias=True,
+        rope_scaling={"rope_type": "dynamic", "factor": 6.0}),
     "arcee": family("arcee", "ArceeForCausalLM", hidden_act="relu2", mlp_bias=True),
     "cohere": family("cohere", "CohereForCausalLM", **LAYER_NORM, **TIED, logit_scale=0.3, attention_bias=True),
     "cohere2": family("cohere2", "Cohere2ForCausalLM", **LAYER_NORM, **TIED, **FOUR, sliding_window=7),
@@ -170,7 +174,7 @@ CASES = {
 
 CASES |= FAMILIES | cases_latent.CASES | cases_moe.CASES
 # Families that transformers has under another name.
-ACTS_AS = {"kimi_k2": "deepseek_v3"}
+ACTS_AS = {"internlm3": ("llama", "LlamaForCausalLM"), "kimi_k2": ("deepseek_v3", "DeepseekV3ForCausalLM")}
 # Names that transformers has for tensors that files and runtimes call otherwise.
 STORED = {"gpt_neox": {"lm_head.weight": "embed_out.weight"}}
 
@@ -179,9 +183,9 @@ def tiny_logits(name, config):
     """Saves the model, which gives its tensors the names that published files have, and loads it from a file with weights
     by formula under these names."""
     # from_dict takes what it is given to pieces.
-    model_type = ACTS_AS.get(config["model_type"], config["model_type"])
+    model_type, class_name = ACTS_AS.get(config["model_type"], (config["model_type"], config["architectures"][0]))
     typed = CONFIG_MAPPING[model_type].from_dict(json.loads(json.dumps(config | {"model_type": model_type})))
-    model_class = getattr(transformers, config["architectures"][0])
+    model_class = getattr(transformers, class_name)
     options = {"attn_implementation": "eager", "dtype": torch.float32}
     stored = STORED.get(config["model_type"], {})
     with tempfile.TemporaryDirectory() as directory:
