@@ -4,6 +4,7 @@
 //! adds an enum value that any row can use; nothing asks for a family by name.
 
 mod arcee;
+mod axk1;
 mod cohere;
 mod cohere2;
 mod dbrx;
@@ -108,6 +109,8 @@ pub enum NormSite {
     AfterAttention,
     /// Of what the MLP adds to the residual stream.
     AfterMlp,
+    /// Of what experts and what is beside them add to it, in the layers that have them.
+    AfterExperts,
 }
 
 /// A linear as it is stored, which is how it is quantized and written: what runtimes have as one module stays one.
@@ -394,6 +397,7 @@ pub struct Architecture {
 /// Every family that can be quantized.
 pub const ARCHITECTURES: &[&Architecture] = &[
     &arcee::ARCEE,
+    &axk1::AXK1,
     &cohere::COHERE,
     &cohere2::COHERE2,
     &dbrx::DBRX,
@@ -612,7 +616,7 @@ mod tests {
     fn unknown_families_and_heads_name_what_is_supported() {
         let message = |json| find(&json).unwrap_err().to_string();
         let found = message(json!({"model_type": "qwen4"}));
-        let expected = "model_type \"qwen4\" is not supported; the nearest is \"qwen2\", supported are arcee, cohere,";
+        let expected = "model_type \"qwen4\" is not supported; the nearest is \"qwen2\", supported are arcee, axk1,";
         assert!(found.starts_with(expected), "{found}");
         assert_eq!(
             message(
