@@ -317,6 +317,7 @@ impl LayerPlan {
             arch,
             config,
             prefix: format!("{}.{index}", arch.layers),
+            is_sparse: (config.experts.as_ref()).is_some_and(|experts| experts.layers[index]),
         };
         let (mut attention, output) = match &arch.attention.latent {
             None => resolver.attention(&arch.attention),
@@ -379,12 +380,15 @@ struct Resolver<'a> {
     arch: &'a Architecture,
     config: &'a Config,
     prefix: String,
+    /// Whether it has experts.
+    is_sparse: bool,
 }
 
 impl Resolver<'_> {
     fn has(&self, site: NormSite) -> bool {
         let asked_for = match site {
             NormSite::Query | NormSite::Key => self.config.qk_norm,
+            NormSite::AfterExperts => self.is_sparse,
             NormSite::QueryLatent => {
                 (self.config.latent.as_ref()).is_some_and(|latent| latent.query_rank.is_some())
             }
@@ -431,7 +435,8 @@ impl Resolver<'_> {
                 NormSite::Attention
                 | NormSite::Mlp
                 | NormSite::AfterAttention
-                | NormSite::AfterMlp => config.hidden_size,
+                | NormSite::AfterMlp
+                | NormSite::AfterExperts => config.hidden_size,
                 NormSite::Query => heads(config.n_heads),
                 NormSite::Key => heads(config.n_kv_heads),
                 NormSite::QueryLatent => self.rows(Role::QueryLatent),

@@ -93,7 +93,7 @@ fn within_groups(
 ) -> Result<Tensor, Error> {
     let grouped = worth.f_unflatten(-1, [n_groups as i64, -1])?;
     let best = match by {
-        GroupScore::Best => grouped.f_amax(-1, false)?,
+        GroupScore::BestIfLimited => grouped.f_amax(-1, false)?,
         GroupScore::BestTwo => {
             let (best, _) = grouped.f_topk(2, -1, true, false)?;
             best.f_sum_dim_intlist(-1, false, Kind::Float)?

@@ -170,17 +170,19 @@ fn to_device(state: &State, device: Device) -> Result<State> {
 mod tests {
     use serde_json::json;
 
+    use super::super::memory::slot_width;
     use super::*;
     use crate::model::Layer;
     use crate::model::formula::{FormulaWeights, token_ids};
     use tch::Kind;
 
-    /// The statistics of each stage and the state after the layer, with windows of 20 tokens.
-    fn through_one_layer(recompute: bool, slice: Option<usize>) -> Vec<Tensor> {
+    /// The statistics of each stage and the state after the layer, with windows of 20 tokens, in no more slots than planned.
+    fn through_one_layer(model_type: &str, recompute: bool, slice: Option<usize>) -> Vec<Tensor> {
         let config = json!({
-            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "hidden_size": 32,
-            "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2,
-            "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "max_position_embeddings": 64, "vocab_size": 64,
+            "model_type": model_type, "hidden_act": "silu", "hidden_size": 32, "intermediate_size": 48,
+            "num_hidden_layers": 1, "num_attention_heads": 4, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+            "max_position_embeddings": 64, "vocab_size": 64, "num_key_value_heads": 4, "q_lora_rank": 24,
+            "kv_lora_rank": 20, "qk_nope_head_dim": 10, "qk_rope_head_dim": 4, "v_head_dim": 12,
         });
         let model = Model::from_config(&config).unwrap();
         let weights = FormulaWeights::new(&model, Kind::Float);
@@ -194,7 +196,7 @@ mod tests {
             batch_size: 2,
             recompute,
             slice,
-            slot_width: 48,
+            slot_width: slot_width(&model, recompute),
             activations: 0,
             stage: 0,
             batch: 0,
@@ -216,17 +218,19 @@ mod tests {
 
     #[test]
     fn slices_and_recomputing_change_nothing() {
-        let whole = through_one_layer(false, None);
-        for recompute in [false, true] {
-            for slice in [Some(1), Some(7), Some(20), None] {
-                let found = through_one_layer(recompute, slice);
-                assert_eq!(found.len(), whole.len());
-                for (found, whole) in found.iter().zip(&whole) {
-                    assert_eq!(found.size(), whole.size());
-                    assert!(
-                        found.allclose(whole, 1e-4, 1e-5, false),
-                        "{recompute} {slice:?}"
-                    );
+        for model_type in ["llama", "youtu"] {
+            let whole = through_one_layer(model_type, false, None);
+            for recompute in [false, true] {
+                for slice in [Some(1), Some(7), Some(20), None] {
+                    let found = through_one_layer(model_type, recompute, slice);
+                    assert_eq!(found.len(), whole.len());
+                    for (found, whole) in found.iter().zip(&whole) {
+                        assert_eq!(found.size(), whole.size());
+                        assert!(
+                            found.allclose(whole, 1e-4, 1e-5, false),
+                            "{model_type} {recompute} {slice:?}"
+                        );
+                    }
                 }
             }
         }

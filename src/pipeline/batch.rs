@@ -129,6 +129,11 @@ mod tests {
             assert_eq!(sum(Slot::Attended), f64::from(2 * 3 * (2 + 2 * 3)));
             assert_eq!(sum(Slot::Activated), f64::from(2 * 5 * 4 * 3));
             assert_eq!(batch.state().slot(Slot::Attended).data_ptr(), storage);
+            // A narrower slot finds room where another one was.
+            batch.release(Slot::Attended);
+            batch.store(0, &filled(Slot::Query, 2, 3.0, 5)).unwrap();
+            assert_eq!(batch.state().slot(Slot::Query).data_ptr(), storage);
+            batch.release(Slot::Query);
             batch.release(Slot::Attended);
             batch.release(Slot::Activated);
         }

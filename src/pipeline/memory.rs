@@ -131,7 +131,7 @@ impl MemoryPlan {
 }
 
 /// Elements of a token that mixing steps leave for later stages, at most.
-fn slot_width(model: &Model, recompute: bool) -> usize {
+pub(super) fn slot_width(model: &Model, recompute: bool) -> usize {
     let mut widest = 0;
     for layer in &model.layers {
         let mut places: Vec<(Slot, Range<usize>)> = Vec::new();

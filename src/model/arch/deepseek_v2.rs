@@ -19,12 +19,13 @@ pub const DEEPSEEK_V2: Architecture = Architecture {
         layers: SparseLayers::From("first_k_dense_replace"),
         shared: Some(shared_experts("n_shared_experts")),
         ..llama_experts(Router {
-            groups: Some(GroupScore::Best),
+            groups: Some(GroupScore::BestIfLimited),
             scaling: Some("routed_scaling_factor"),
             ..softmax_router("mlp.gate", Bias::Never)
         })
     }),
     defaults: &[
+        ("topk_method", "\"greedy\""),
         ("num_experts", "64"),
         ("moe_intermediate_size", "1407"),
         ("n_shared_experts", "2"),
@@ -34,6 +35,13 @@ pub const DEEPSEEK_V2: Architecture = Architecture {
         ("qk_rope_head_dim", "64"),
         ("v_head_dim", "128"),
         ("max_position_embeddings", "2048"),
+    ],
+    requires: &[
+        ("is_causal", &["true"]),
+        ("partial_rotary_factor", &["1.0"]),
+        ("moe_layer_freq", &["1"]),
+        ("scoring_func", &["\"softmax\""]),
+        ("topk_method", &["\"greedy\"", "\"group_limited_greedy\""]),
     ],
     ..DEEPSEEK_V3
 };

@@ -67,6 +67,8 @@ pub const DEEPSEEK_V3: Architecture = Architecture {
     requires: &[
         ("is_causal", &["true"]),
         ("partial_rotary_factor", &["1.0"]),
+        ("moe_layer_freq", &["1"]),
+        ("scoring_func", &["\"sigmoid\""]),
     ],
     ..LLAMA
 };

@@ -78,8 +78,8 @@ pub enum Scoring {
 /// What a group of experts is worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GroupScore {
-    /// The best score in it.
-    Best,
+    /// The best score in it, if `topk_method` is `group_limited_greedy`; else all groups are as good.
+    BestIfLimited,
     /// The sum of the two best.
     BestTwo,
 }

@@ -39,5 +39,6 @@ pub const MISTRAL4: Architecture = Architecture {
                 "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1}"#,
         ),
     ],
+    requires: &[("is_causal", &["true"])],
     ..DEEPSEEK_V3
 };

@@ -5,6 +5,7 @@
 
 mod apertus;
 mod arcee;
+mod axk1;
 mod cohere;
 mod cohere2;
 mod dbrx;
@@ -110,6 +111,8 @@ pub enum NormSite {
     AfterAttention,
     /// Of what the MLP adds to the residual stream.
     AfterMlp,
+    /// Of what experts and what is beside them add to it, in the layers that have them.
+    AfterExperts,
 }
 
 /// A linear as it is stored, which is how it is quantized and written: what runtimes have as one module stays one.
@@ -397,6 +400,7 @@ pub struct Architecture {
 pub const ARCHITECTURES: &[&Architecture] = &[
     &apertus::APERTUS,
     &arcee::ARCEE,
+    &axk1::AXK1,
     &cohere::COHERE,
     &cohere2::COHERE2,
     &dbrx::DBRX,

@@ -1,7 +1,7 @@
 //! The numbers of a mixture of experts.
 
 use crate::model::Error;
-use crate::model::arch::{Bias, Experts, Scoring, SharedWidth, SparseLayers};
+use crate::model::arch::{Bias, Experts, GroupScore, Scoring, SharedWidth, SparseLayers};
 use crate::model::keys::Keys;
 use serde_json::Value;
 
@@ -55,6 +55,11 @@ impl ExpertsConfig {
             Bias::If(key) => Ok::<_, Error>(keys.bool(key)?.unwrap_or(false)),
         };
         let groups = match row.router.groups {
+            Some(GroupScore::BestIfLimited)
+                if keys.str("topk_method")? != Some("group_limited_greedy") =>
+            {
+                None
+            }
             Some(_) => groups(keys, count, top_k)?,
             None => None,
         };

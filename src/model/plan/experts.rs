@@ -86,6 +86,8 @@ impl Resolver<'_> {
                 output: linear(&row.output, hidden, config.width),
             }
         });
+        let after = self.site(NormSite::AfterExperts);
+        let after = after.or_else(|| self.site(NormSite::AfterMlp));
         stages.push(Stage {
             name: "experts",
             input,
@@ -93,7 +95,7 @@ impl Resolver<'_> {
             linears: Vec::new(),
             dense: Vec::new(),
             experts: experts.collect(),
-            mixes: vec![Mix::Experts(self.site(NormSite::AfterMlp))],
+            mixes: vec![Mix::Experts(after)],
             fold: Fold::None,
             remakable: false,
         });

@@ -54,11 +54,14 @@ CASES = {
     "glm4_moe_lite_dense": family(
         "glm4_moe_lite", "Glm4MoeLiteForCausalLM", **TURNING, mlp_layer_types=["dense", "dense"]),
     "kimi_k2_dense": family("kimi_k2", "DeepseekV3ForCausalLM", **DENSE, **YARN, head_dim=8),
-    "minicpm3": without(family(
-        "minicpm3", "MiniCPM3ForCausalLM", **TURNING, tie_word_embeddings=True, scale_emb=3, scale_depth=1.4, dim_model_base=12, rope_scaling={
-            "rope_type": "longrope", "short_factor": [1.0, 1.1, 1.3, 2.0], "long_factor": [1.0, 2.0, 3.0, 4.0],
-            "original_max_position_embeddings": 16,
-        }), "v_head_dim"),
+    "minicpm3": without(
+        family(
+            "minicpm3", "MiniCPM3ForCausalLM", **TURNING, tie_word_embeddings=True, scale_emb=3, scale_depth=1.4,
+            dim_model_base=12, rope_scaling={
+                "rope_type": "longrope", "short_factor": [1.0, 1.1, 1.3, 2.0], "long_factor": [1.0, 2.0, 3.0, 4.0],
+                "original_max_position_embeddings": 16,
+            }),
+        "v_head_dim"),
     "minicpm3_unscaled": family(
         "minicpm3", "MiniCPM3ForCausalLM", **WIDE_VALUES, q_lora_rank=None, scale_emb=1, scale_depth=None,
         dim_model_base=None, attention_bias=True, mlp_bias=True, tie_word_embeddings=False),

@@ -38,6 +38,7 @@ def family(model_type, architecture, **changes):
 
 
 CASES = {
+    "axk1": family("axk1", "AXK1ForCausalLM", **GROUPS | LATENT, num_hidden_layers=3),
     "dbrx": {
         "model_type": "dbrx", "architectures": ["DbrxForCausalLM"], "vocab_size": 64, "d_model": 48, "n_heads": 4,
         "n_layers": 2, "max_seq_len": 64, "tie_word_embeddings": False,
@@ -47,6 +48,7 @@ CASES = {
     "deepseek_v2": family(
         "deepseek_v2", "DeepseekV2ForCausalLM", **GROUPS | LATENT, num_hidden_layers=3, first_k_dense_replace=1,
         topk_method="group_limited_greedy"),
+    "deepseek_v2_greedy": family("deepseek_v2", "DeepseekV2ForCausalLM", **GROUPS | LATENT, mlp_bias=True),
     "deepseek_v2_lite": family("deepseek_v2", "DeepseekV2ForCausalLM", **ROUTED | LATENT | {"q_lora_rank": None}),
     "deepseek_v3": family(
         "deepseek_v3", "DeepseekV3ForCausalLM", **GROUPS | LATENT, num_hidden_layers=3, first_k_dense_replace=1),
