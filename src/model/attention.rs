@@ -8,12 +8,16 @@ use super::Error;
 use crate::kernels::{self, attention::Problem};
 use crate::tensor::{Exclusive, bf16_slice, f32_slice, on_cpu_in_bf16};
 
-/// Keys and values of the tokens that one layer has seen, for generation.
+/// What generation needs of the tokens that one layer has seen: keys and values, or another mixer's state.
 #[derive(Debug, Default)]
 pub struct KvCache {
     /// `[B, n_kv_heads, S, head_dim]` each (values may be wider or narrower); only the positions that a next token can see.
     entries: Option<(Tensor, Tensor)>,
     n_seen: usize,
+    /// The last tokens that another mixer's convolution read, `[B, kernel - 1, channels]`.
+    pub(super) convolved: Option<Tensor>,
+    /// Its recurrent state, `[B, n_heads, state_dim, head_dim]`.
+    pub(super) state: Option<Tensor>,
 }
 
 impl KvCache {
@@ -22,12 +26,12 @@ impl KvCache {
         Self::default()
     }
 
-    /// Tokens seen: the position of the next one.
+    /// Tokens that attention has seen: the position of the next one.
     pub fn len(&self) -> usize {
         self.n_seen
     }
 
-    /// Whether no token has been seen.
+    /// Whether attention has seen no token.
     pub fn is_empty(&self) -> bool {
         self.n_seen == 0
     }

@@ -1,7 +1,8 @@
 //! One decoder layer: everything but its linears as a [`Block`], and the whole of it in float as a [`Layer`].
 
 use super::attention::{Scores, attention};
-use super::config::{Activation, LatentConfig, TemperatureConfig};
+use super::config::{Activation, LatentConfig, MultipliersConfig, TemperatureConfig};
+use super::mixers::Mixer;
 use super::norm::Norm;
 use super::router::Router;
 use super::{
@@ -98,6 +99,8 @@ pub struct Block {
     /// `alpha_p`, `alpha_n`, `beta` and `eps` as they are stored, each `[1]` float32.
     xielu: Option<[Tensor; 4]>,
     residual_scale: Option<f64>,
+    multipliers: MultipliersConfig,
+    mixer: Option<Mixer>,
     router: Option<Router>,
 }
 
@@ -113,7 +116,7 @@ impl Block {
         let norms = plan.norms.iter().map(|norm| {
             let eps = config.norm_eps_at(norm.site);
             let loaded = Norm::load(weights, compute, norm.kind, eps, &norm.name, norm.len)?;
-            Ok((norm.site, loaded))
+            Ok((norm.site, loaded.in_groups(norm.groups)))
         });
         let dense = plan.dense().map(|linear| {
             let loaded = Linear::load_wide(linear, weights, compute)?;
@@ -123,6 +126,7 @@ impl Block {
             window,
             chunk,
             rope,
+            ..
         } = plan.config;
         let kept = |used: Kept| -> Result<Option<Tensor>, Error> {
             let Some((_, name, shape)) = plan.kept.iter().find(|kept| kept.0 == used) else {
@@ -166,6 +170,13 @@ impl Block {
                 _ => None,
             },
             residual_scale: config.residual_scale,
+            multipliers: config.multipliers,
+            mixer: match config.mixer {
+                Some(mixer) if plan.config.mixer => {
+                    Some(Mixer::load(mixer, config.multipliers.mixer_parts, &kept)?)
+                }
+                _ => None,
+            },
             router: match (&model.arch.experts, &config.experts) {
                 (Some(row), Some(config)) if config.layers[layer] => {
                     Some(Router::new(row.router, config, kept(Kept::Correction)?))
@@ -290,9 +301,12 @@ impl Block {
         for mix in &stage.mixes {
             match mix {
                 Mix::Attention => {
-                    let parts = [Role::Q, Role::K, Role::V].map(|role| parts.take(role));
+                    let qkv = [Role::Q, Role::K, Role::V].map(|role| parts.take(role));
                     let cache = cache.as_deref_mut();
-                    let attended = self.attend(parts, ropes, cache)?;
+                    let mut attended = self.attend(qkv, ropes, cache)?;
+                    if let Some(gate) = parts.find(Role::AttentionGate) {
+                        attended = attended.f_mul_(&gate.f_sigmoid()?)?;
+                    }
                     state.set_slot(Slot::Attended, Some(attended));
                 }
                 Mix::LatentAttention => {
@@ -306,9 +320,20 @@ impl Block {
                     let attended = self.attend_latent([query, turning], parts, ropes, cache)?;
                     state.set_slot(Slot::Attended, Some(attended));
                 }
+                Mix::Mixer => {
+                    let mixer = self.mixer.as_ref().expect("a layer with a mixer");
+                    let norm = self.find_norm(NormSite::Mixer);
+                    let cache = cache.as_deref_mut();
+                    let mixed = mixer.mix(|role| parts.take(role), norm, cache)?;
+                    let mixed = mixed.f_to_kind(state.hidden.kind())?;
+                    state.set_slot(Slot::Mixed, Some(mixed));
+                }
                 Mix::Keep(role, slot) => state.set_slot(*slot, Some(parts.take(*role))),
                 Mix::GatedMlp => {
-                    let gate = parts.take(Role::Gate);
+                    let mut gate = parts.take(Role::Gate);
+                    if let Some(scale) = self.multipliers.gate {
+                        gate = gate.f_mul_scalar(scale)?;
+                    }
                     let activated = self.gated(gate, &parts.take(Role::Up))?;
                     state.set_slot(Slot::Activated, Some(activated));
                 }
@@ -331,13 +356,24 @@ impl Block {
                     state.set_slot(Slot::SharedGate, Some(gate));
                 }
                 Mix::SharedExpert => {
-                    let mut output = parts.only();
+                    let (_, mut output) = parts.only();
                     if let Some(gate) = state.take_slot(Slot::SharedGate) {
                         output = output.f_mul_(&gate)?;
                     }
                     state.set_slot(Slot::Added, Some(output));
                 }
-                Mix::Residual(norm) => self.add_to_residual(parts.only(), *norm, &mut state)?,
+                Mix::Residual(norm) => {
+                    let (role, mut output) = parts.only();
+                    let scale = match role {
+                        Role::O => self.multipliers.attention_output,
+                        Role::MixerOutput => self.multipliers.mixer_output,
+                        _ => self.multipliers.mlp_output,
+                    };
+                    if let Some(scale) = scale {
+                        output = output.f_mul_scalar_(scale)?;
+                    }
+                    self.add_to_residual(output, *norm, &mut state)?;
+                }
                 Mix::Experts(_) => unreachable!("experts run one by one"),
             }
         }
@@ -364,6 +400,11 @@ impl Block {
     /// `activation(gate) * up`, in the memory of `gate`.
     pub(super) fn gated(&self, gate: Tensor, up: &Tensor) -> Result<Tensor, Error> {
         gated(self.activation, gate, up)
+    }
+
+    /// `activation(x)`, in the memory of `x`.
+    pub(super) fn activated(&self, x: Tensor) -> Result<Tensor, Error> {
+        activate(self.activation, x)
     }
 
     fn attend(
@@ -502,16 +543,19 @@ impl Parts {
         Ok(Self(parts))
     }
 
-    fn take(&mut self, role: Role) -> Tensor {
-        let position = self.0.iter().position(|part| part.0 == role);
-        let position =
-            position.unwrap_or_else(|| panic!("no linear of the stage computes {role:?}"));
-        self.0.swap_remove(position).1
+    fn find(&mut self, role: Role) -> Option<Tensor> {
+        let position = self.0.iter().position(|part| part.0 == role)?;
+        Some(self.0.swap_remove(position).1)
     }
 
-    fn only(&mut self) -> Tensor {
+    fn take(&mut self, role: Role) -> Tensor {
+        let found = self.find(role);
+        found.unwrap_or_else(|| panic!("no linear of the stage computes {role:?}"))
+    }
+
+    fn only(&mut self) -> (Role, Tensor) {
         assert_eq!(self.0.len(), 1, "one output");
-        self.0.remove(0).1
+        self.0.remove(0)
     }
 }
 

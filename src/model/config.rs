@@ -5,6 +5,7 @@
 
 mod experts;
 mod latent;
+mod mixer;
 mod rotary;
 
 use super::Error;
@@ -14,6 +15,8 @@ use super::arch::{
 use super::keys::{Keys, usual};
 pub use experts::ExpertsConfig;
 pub use latent::LatentConfig;
+use mixer::Parts;
+pub use mixer::{MixerConfig, MultipliersConfig};
 pub use rotary::{RopeConfig, RopeScaling};
 use rotary::{RotarySettings, ropes};
 use serde_json::Value;
@@ -47,6 +50,10 @@ pub struct LayerConfig {
     pub chunk: Option<usize>,
     /// Which of the model's rotary embeddings.
     pub rope: Option<usize>,
+    /// Whether it has attention, another mixer, an MLP or experts.
+    pub attention: bool,
+    pub mixer: bool,
+    pub mlp: bool,
 }
 
 /// Which linears have a bias.
@@ -95,6 +102,9 @@ pub struct Config {
     pub ropes: Vec<RopeConfig>,
     pub biases: Biases,
     pub experts: Option<ExpertsConfig>,
+    /// The mixer that some layers have in attention's place, or beside it.
+    pub mixer: Option<MixerConfig>,
+    pub multipliers: MultipliersConfig,
     /// Whether attention and MLP read the same residual stream.
     pub parallel: bool,
     pub attention_scale: f64,
@@ -127,7 +137,7 @@ impl Config {
         let json = usual(json, arch);
         let keys = Keys {
             json: &json,
-            path: "",
+            path: arch.text.unwrap_or_default(),
         };
         for &(key, accepted) in arch.requires {
             keys.require(key, accepted)?;
@@ -182,6 +192,24 @@ impl Config {
                 }
             })
         };
+        let mixer = match &arch.mixer {
+            None => None,
+            Some(row) => Some(MixerConfig::new(&keys, row, hidden_size)?),
+        };
+        let multipliers = match &arch.multipliers {
+            None => MultipliersConfig::default(),
+            Some(row) => MultipliersConfig::new(&keys, row)?,
+        };
+        let parts = Parts::of_layers(&keys, arch.mixer.as_ref(), arch.experts.is_some(), n_layers)?;
+        let mut experts = match &arch.experts {
+            None => None,
+            Some(row) => ExpertsConfig::new(&keys, row, n_layers)?,
+        };
+        let sparse = experts.iter_mut().flat_map(|experts| &mut experts.layers);
+        for (sparse, parts) in sparse.zip(&parts) {
+            *sparse &= parts.experts;
+        }
+        let experts = experts.filter(|experts| experts.layers.contains(&true));
         let rotary = RotarySettings::new(&keys);
         let turning_dim = latent.map_or(head_dim, |latent| latent.turning_dim);
         let ropes = ropes(
@@ -194,7 +222,7 @@ impl Config {
         Ok(Self {
             vocab_size: keys.size("vocab_size")?,
             hidden_size,
-            intermediate_size: keys.size("intermediate_size")?,
+            intermediate_size: intermediate_size(&keys)?,
             n_layers,
             n_heads,
             n_kv_heads,
@@ -213,7 +241,7 @@ impl Config {
             max_position_embeddings,
             norm_eps: keys.positive(arch.norm_eps)?.unwrap_or(1e-6),
             activation: activation(&keys)?,
-            layers: layers(&keys, arch, n_layers, ropes.len())?,
+            layers: layers(&keys, arch, &parts, ropes.len())?,
             ropes,
             biases: Biases {
                 attention: flag(arch.attention.bias)?,
@@ -221,26 +249,28 @@ impl Config {
                 mlp: flag(arch.mlp.bias)?,
                 head: flag(arch.head_bias)?,
             },
-            experts: match &arch.experts {
-                None => None,
-                Some(row) => ExpertsConfig::new(&keys, row, n_layers)?,
-            },
+            experts,
+            mixer,
+            multipliers,
             parallel: match arch.joint {
                 Joint::Sequential => false,
                 Joint::Parallel => true,
                 Joint::ParallelIf(key) => keys.bool(key)?.unwrap_or(false),
             },
-            attention_scale: match arch.attention.scale {
-                AttentionScale::HeadDim => 1.0 / (head_dim as f64).sqrt(),
-                AttentionScale::StretchedHeadDim => {
-                    rotary.mscale()?.powi(2) / (head_dim as f64).sqrt()
-                }
-                AttentionScale::OverRootOf(key) => {
-                    let number = keys.positive(key)?.ok_or_else(|| keys.missing(key))?;
-                    1.0 / number.sqrt()
-                }
-                AttentionScale::By(key) => keys.positive(key)?.ok_or_else(|| keys.missing(key))?,
-            },
+            attention_scale: multipliers.scores.unwrap_or(1.0)
+                * match arch.attention.scale {
+                    AttentionScale::HeadDim => 1.0 / (head_dim as f64).sqrt(),
+                    AttentionScale::StretchedHeadDim => {
+                        rotary.mscale()?.powi(2) / (head_dim as f64).sqrt()
+                    }
+                    AttentionScale::OverRootOf(key) => {
+                        let number = keys.positive(key)?.ok_or_else(|| keys.missing(key))?;
+                        1.0 / number.sqrt()
+                    }
+                    AttentionScale::By(key) => {
+                        keys.positive(key)?.ok_or_else(|| keys.missing(key))?
+                    }
+                },
             attention_softcap: keys.positive("attn_logit_softcapping")?,
             embedding_scale: scale(arch.scales.embedding)?,
             residual_scale: scale(arch.scales.residual)?,
@@ -250,6 +280,21 @@ impl Config {
             kind: kind(&keys)?,
         })
     }
+}
+
+/// The MLP's width, which is two thirds of what the config calls so where `block_auto_adjust_ff_dim` is true.
+fn intermediate_size(keys: &Keys<'_>) -> Result<usize, Error> {
+    let size = keys.size("intermediate_size")?;
+    if keys.bool("block_auto_adjust_ff_dim")? != Some(true) {
+        return Ok(size);
+    }
+    let size = 2 * size / 3;
+    Ok(match keys.positive("block_ffn_dim_multiplier")? {
+        None => size,
+        Some(factor) => {
+            ((factor * size as f64) as usize).next_multiple_of(keys.size("block_multiple_of")?)
+        }
+    })
 }
 
 fn activation(keys: &Keys<'_>) -> Result<Activation, Error> {
@@ -316,11 +361,17 @@ fn temperature(
 fn layers(
     keys: &Keys<'_>,
     arch: &Architecture,
-    n_layers: usize,
+    parts: &[Parts],
     n_ropes: usize,
 ) -> Result<Vec<LayerConfig>, Error> {
+    let n_layers = parts.len();
     let positioned = match arch.rotary.layers {
         RopeLayers::All | RopeLayers::Windowed => vec![true; n_layers],
+        RopeLayers::Never => vec![false; n_layers],
+        RopeLayers::AllIfRope => {
+            let kind = keys.str("position_embedding_type")?;
+            vec![kind == Some("rope"); n_layers]
+        }
         RopeLayers::NoRopeLayers => match keys.get("no_rope_layers") {
             None => {
                 let interval = keys.size("no_rope_layer_interval")?;
@@ -346,16 +397,20 @@ fn layers(
     }
     let any_window = windows.iter().any(Option::is_some);
     let reach = windows.iter().zip(chunks);
-    let layers = reach.zip(positioned).map(|((&window, chunk), positioned)| {
+    let layers = reach.zip(positioned).zip(parts);
+    let layers = layers.map(|(((&window, chunk), positioned), parts)| {
         let positioned = match arch.rotary.layers {
             RopeLayers::Windowed => window.is_some() || !any_window,
-            RopeLayers::All | RopeLayers::NoRopeLayers => positioned,
+            _ => positioned,
         };
         let rope = if window.is_some() { n_ropes - 1 } else { 0 };
         LayerConfig {
             window,
             chunk,
             rope: positioned.then_some(rope),
+            attention: parts.attention,
+            mixer: parts.mixer,
+            mlp: parts.mlp || parts.experts,
         }
     });
     Ok(layers.collect())

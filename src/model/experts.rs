@@ -45,10 +45,14 @@ impl Block {
         }
         let mut take = |role| {
             let position = outputs.iter().position(|output| output.0 == role);
-            outputs.swap_remove(position.expect("gate and up")).1
+            position.map(|position| outputs.swap_remove(position).1)
         };
         let gate = take(Role::Gate);
-        self.gated(gate, &take(Role::Up))
+        let up = take(Role::Up).expect("an expert has this");
+        match gate {
+            Some(gate) => self.gated(gate, &up),
+            None => self.activated(up),
+        }
     }
 
     /// Adds what an expert makes of `tokens`, `[tokens, hidden]`, to `added` `[B, T, hidden]`, weighed as the router says.

@@ -7,7 +7,10 @@ use serde_json::Value;
 /// A family's `config.json` with the names that this crate reads: aliases under their usual names, values that the family
 /// takes for others replaced, and what transformers gives to absent keys (not to null ones) filled in.
 pub(super) fn usual(json: &Value, arch: &Architecture) -> Value {
-    let mut config = json.clone();
+    let mut config = match arch.text {
+        None => json.clone(),
+        Some(key) => text(json, key),
+    };
     let Some(object) = config.as_object_mut() else {
         return config;
     };
@@ -26,6 +29,22 @@ pub(super) fn usual(json: &Value, arch: &Architecture) -> Value {
     for (key, value) in arch.defaults {
         let value = || serde_json::from_str(value).expect("defaults of a row are JSON");
         object.entry(*key).or_insert_with(value);
+    }
+    config
+}
+
+/// The object `key` of a config, with what transformers reads from the config itself: whether embeddings are tied, and where
+/// the object has none, the dtype.
+fn text(json: &Value, key: &str) -> Value {
+    let mut config = json.get(key).cloned().unwrap_or_default();
+    if let Some(object) = config.as_object_mut() {
+        let tied = json.get("tie_word_embeddings");
+        object.insert("tie_word_embeddings".to_owned(), tied.cloned().into());
+        for key in ["dtype", "torch_dtype"] {
+            if let Some(value) = json.get(key) {
+                object.entry(key).or_insert_with(|| value.clone());
+            }
+        }
     }
     config
 }

@@ -16,6 +16,7 @@ mod head;
 mod keys;
 mod layout;
 mod linear;
+mod mixers;
 mod norm;
 mod plan;
 mod rope;

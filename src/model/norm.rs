@@ -11,6 +11,8 @@ use tch::{Kind, Tensor};
 pub struct Norm {
     kind: NormKind,
     eps: f64,
+    /// Runs of the numbers that are normalized each by itself.
+    groups: i64,
     /// `[len]` float32, as it is stored.
     pub weight: Option<Tensor>,
     /// `[len]` float32.
@@ -34,6 +36,7 @@ impl Norm {
         Ok(Self {
             kind,
             eps,
+            groups: 1,
             weight: kind.has_weight().then(|| load("weight")).transpose()?,
             bias: kind.has_bias().then(|| load("bias")).transpose()?,
         })
@@ -44,8 +47,17 @@ impl Norm {
         Self {
             kind: NormKind::RmsLast,
             eps,
+            groups: 1,
             weight: None,
             bias: None,
+        }
+    }
+
+    /// The same, of a root mean square, for each of so many runs of the numbers by itself.
+    pub(super) fn in_groups(self, groups: usize) -> Self {
+        Self {
+            groups: groups as i64,
+            ..self
         }
     }
 
@@ -86,6 +98,9 @@ impl Norm {
             let len = *x.size().last().expect("a tensor with dimensions");
             &Tensor::f_ones([len], (Kind::Float, x.device()))?
         };
+        if self.groups > 1 {
+            return self.of_groups(x, weight);
+        }
         if on_cpu_in_bf16(x) {
             return Ok(self.in_one_pass(x, weight)?);
         }
@@ -106,6 +121,18 @@ impl Norm {
             let gain = weight.f_add_scalar(f64::from(self.kind.offset()))?;
             normalized.f_mul_(&gain)?.f_to_kind(x.kind())?
         })
+    }
+
+    /// The root mean square norm of each group.
+    fn of_groups(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor, Error> {
+        let wide = x
+            .f_to_kind(Kind::Float)?
+            .f_unflatten(-1, [self.groups, -1])?;
+        let squares = wide.f_square()?.f_mean_dim(-1i64, true, Kind::Float)?;
+        let inverse_rms = squares.f_add_scalar(self.eps)?.f_rsqrt()?;
+        let normalized = wide.f_mul(&inverse_rms)?.f_flatten(-2, -1)?;
+        let gain = weight.f_add_scalar(f64::from(self.kind.offset()))?;
+        Ok(normalized.f_mul(&gain)?.f_to_kind(x.kind())?)
     }
 
     fn layer_norm(&self, x: &Tensor) -> Result<Tensor, Error> {
@@ -151,6 +178,7 @@ mod tests {
         Norm {
             kind,
             eps,
+            groups: 1,
             weight: kind.has_weight().then(|| weight.shallow_clone()),
             bias: kind.has_bias().then(|| weight * 0.5),
         }

@@ -1,6 +1,7 @@
 //! What each layer computes and which tensors it has: the family's row and the model's numbers, resolved.
 
 mod experts;
+mod mixer;
 
 pub use experts::ExpertPlan;
 
@@ -64,10 +65,8 @@ impl Stage {
 
     /// Whether its mixing steps treat every token by itself.
     pub fn is_tokenwise(&self) -> bool {
-        !self
-            .mixes
-            .iter()
-            .any(|mix| matches!(mix, Mix::Attention | Mix::LatentAttention))
+        !(self.mixes.iter())
+            .any(|mix| matches!(mix, Mix::Attention | Mix::LatentAttention | Mix::Mixer))
     }
 
     /// The slots that its mixing steps fill, and how wide, in the order of [`Slot::ALL`].
@@ -75,6 +74,7 @@ impl Stage {
         let filled = self.mixes.iter().filter_map(|mix| match *mix {
             Mix::Attention => Some((Slot::Attended, self.width(Role::Q))),
             Mix::LatentAttention => Some((Slot::Attended, self.width(Role::V))),
+            Mix::Mixer => Some((Slot::Mixed, self.width(Role::X))),
             Mix::Keep(role, slot) => Some((slot, self.width(role))),
             Mix::GatedMlp | Mix::PlainMlp => Some((Slot::Activated, self.width(Role::Up))),
             Mix::Route => Some((Slot::Routes, self.width(Role::Router))),
@@ -111,6 +111,16 @@ pub enum Kept {
     Xielu(&'static str),
     /// What a router adds to its scores, `[experts]`, or with a dimension of 1 before it.
     Correction,
+    /// The mixer's convolution, `[channels, 1, kernel]`.
+    Convolution,
+    /// `[channels]`
+    ConvolutionBias,
+    /// The logarithm of each head's decay, `[n_heads]`.
+    Decay,
+    /// What is added to each head's step, `[n_heads]`.
+    StepBias,
+    /// What each head's `X` is multiplied by on its way past the state, `[n_heads]`.
+    Skip,
 }
 
 /// The numbers of a layer's xIELU, and their shapes.
@@ -165,10 +175,12 @@ pub enum Slot {
     TurningKey,
     /// `[B, T, n_heads * head_dim]`
     Query,
+    /// What another mixer makes, before its norm where that is the last step, `[B, T, width]`.
+    Mixed,
 }
 
 impl Slot {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Attended,
         Self::Activated,
         Self::Routes,
@@ -178,6 +190,7 @@ impl Slot {
         Self::KeyValueLatent,
         Self::TurningKey,
         Self::Query,
+        Self::Mixed,
     ];
 }
 
@@ -188,6 +201,8 @@ pub enum Mix {
     Attention,
     /// The same over [`Slot::Query`], K, completed by [`Slot::TurningKey`], and V.
     LatentAttention,
+    /// The layer's other mixer, into [`Slot::Mixed`].
+    Mixer,
     /// One of the outputs as it is, into this slot.
     Keep(Role, Slot),
     /// `act(gate) * up`, into [`Slot::Activated`].
@@ -298,6 +313,8 @@ pub struct NormPlan {
     /// Its tensors' names without `.weight` or `.bias`.
     pub name: String,
     pub len: usize,
+    /// Runs of the numbers that are normalized each by itself.
+    pub groups: usize,
 }
 
 impl NormPlan {
@@ -318,31 +335,36 @@ impl LayerPlan {
             config,
             prefix: format!("{}.{index}", arch.layers),
             is_sparse: (config.experts.as_ref()).is_some_and(|experts| experts.layers[index]),
+            layer: config.layers[index],
         };
-        let (mut attention, output) = match &arch.attention.latent {
-            None => resolver.attention(&arch.attention),
-            Some(latent) => resolver.latent_attention(&arch.attention, latent),
-        };
+        let (mut attention, output) = resolver.mixing();
         let [mut mlp, mlp_output] = resolver.mlp(&arch.mlp);
         let sparse = (arch.experts.as_ref()).zip(config.experts.as_ref());
         let sparse = sparse.filter(|(_, config)| config.layers[index]);
         let stages = if let Some((row, config)) = sparse {
-            attention.push(output);
+            attention.extend(output);
             attention.extend(resolver.experts(row, config));
             attention
+        } else if !resolver.layer.mlp {
+            attention.extend(output);
+            attention
         } else if !config.parallel {
-            attention.extend([output, mlp, mlp_output]);
+            attention.extend(output);
+            attention.extend([mlp, mlp_output]);
             attention
         } else if resolver.has(NormSite::Mlp) {
             // Both read the residual stream before either adds to it.
-            attention.extend([mlp, output, mlp_output]);
+            attention.push(mlp);
+            attention.extend(output);
+            attention.push(mlp_output);
             attention
         } else {
             let first = &mut attention[0];
             first.name = "inputs";
             first.linears.append(&mut mlp.linears);
             first.mixes.append(&mut mlp.mixes);
-            attention.extend([output, mlp_output]);
+            attention.extend(output);
+            attention.push(mlp_output);
             attention
         };
         Self {
@@ -382,13 +404,18 @@ struct Resolver<'a> {
     prefix: String,
     /// Whether it has experts.
     is_sparse: bool,
+    layer: LayerConfig,
 }
 
 impl Resolver<'_> {
     fn has(&self, site: NormSite) -> bool {
         let asked_for = match site {
-            NormSite::Query | NormSite::Key => self.config.qk_norm,
+            NormSite::Query | NormSite::Key => self.config.qk_norm && self.layer.attention,
             NormSite::AfterExperts => self.is_sparse,
+            NormSite::Mixer => {
+                let mixer = self.config.mixer.as_ref().filter(|_| self.layer.mixer);
+                mixer.is_some_and(|mixer| mixer.has_norm)
+            }
             NormSite::QueryLatent => {
                 (self.config.latent.as_ref()).is_some_and(|latent| latent.query_rank.is_some())
             }
@@ -400,6 +427,7 @@ impl Resolver<'_> {
     fn kept(&self, sparse: Option<(&Experts, &ExpertsConfig)>) -> Vec<(Kept, String, Vec<usize>)> {
         let named = |name: &str| format!("{}.{name}", self.prefix);
         let sinks = (self.arch.attention.sinks)
+            .filter(|_| self.layer.attention)
             .map(|name| (Kept::Sinks, named(name), vec![self.config.n_heads]));
         let correction = sparse.and_then(|(row, config)| {
             let correction = row.router.correction?;
@@ -417,6 +445,7 @@ impl Resolver<'_> {
                 kept.push((Kept::Xielu(name), stored, shape.to_vec()));
             }
         }
+        kept.extend(self.mixer_tensors());
         kept
     }
 
@@ -429,8 +458,12 @@ impl Resolver<'_> {
         let norms = self.arch.norms.iter().filter(|norm| self.has(norm.0));
         let norms = norms.map(|&(site, name)| NormPlan {
             site,
-            kind: self.arch.norm,
+            kind: match (site, &self.arch.mixer) {
+                (NormSite::Mixer, Some(mixer)) => mixer.norm,
+                _ => self.arch.norm,
+            },
             name: format!("{}.{name}", self.prefix),
+            groups: self.norm_groups(site),
             len: match site {
                 NormSite::Attention
                 | NormSite::Mlp
@@ -441,6 +474,7 @@ impl Resolver<'_> {
                 NormSite::Key => heads(config.n_kv_heads),
                 NormSite::QueryLatent => self.rows(Role::QueryLatent),
                 NormSite::KeyValueLatent => self.rows(Role::KeyValueLatent),
+                NormSite::Mixer => self.mixer_norm_len(),
             },
         });
         norms.collect()
@@ -464,7 +498,15 @@ impl Resolver<'_> {
             Role::TurningKey => latent.turning_dim,
             Role::O | Role::Down => config.hidden_size,
             Role::Gate | Role::Up => width,
+            Role::AttentionGate => config.n_heads * config.value_head_dim,
             Role::Router | Role::SharedGate => unreachable!("they have linears of their own"),
+            Role::OutputGate
+            | Role::X
+            | Role::B
+            | Role::C
+            | Role::Beta
+            | Role::Step
+            | Role::MixerOutput => self.mixer_rows(role),
         }
     }
 
@@ -483,6 +525,8 @@ impl Resolver<'_> {
         let groups = match spec.split {
             Split::Blocks => 1,
             Split::Heads => self.config.n_kv_heads,
+            Split::QueryHeads => self.config.n_heads,
+            Split::Groups => self.config.mixer.map_or(1, |mixer| mixer.n_groups),
         };
         let out_features = spec.parts.iter();
         let out_features = out_features
@@ -519,8 +563,9 @@ impl Resolver<'_> {
 
     /// What stages that read the residual stream read, and where their scale can go.
     fn input(&self, site: NormSite) -> (StageInput, Fold) {
-        // In parallel layers one norm may serve both.
-        let site = if site == NormSite::Mlp && !self.has(site) && self.config.parallel {
+        // In parallel layers one norm may serve both; where an MLP is all that a layer has, its norm has no other name.
+        let is_shared = self.config.parallel || !(self.layer.attention || self.layer.mixer);
+        let site = if site == NormSite::Mlp && !self.has(site) && is_shared {
             NormSite::Attention
         } else {
             site
@@ -645,37 +690,33 @@ impl Resolver<'_> {
         }
     }
 
+    /// Where a scale of what `linears`, an MLP's of this width, and the activation after them make goes.
+    fn fold_into_up(&self, linears: &[LinearPlan], width: usize) -> Fold {
+        // What an activation bends, no factor passes; but relu's squares, like relu's values, are proportional.
+        let root = match self.config.activation {
+            Activation::ClampedSwiglu { .. } | Activation::Xielu => return Fold::None,
+            _ if is_gated(linears) => false,
+            Activation::Relu => false,
+            Activation::Relu2 => true,
+            Activation::Silu | Activation::Gelu | Activation::GeluTanh => return Fold::None,
+        };
+        fold_into(linears, Role::Up, 0..width, root)
+    }
+
     fn mlp(&self, mlp: &Mlp) -> [Stage; 2] {
         let config = self.config;
         let linears = self.linears(mlp.inputs, config.biases.mlp);
-        let is_gated = (mlp.inputs.iter()).any(|linear| linear.parts.contains(&Role::Gate));
-        // What an activation bends, no factor passes; but relu's squares, like relu's values, are proportional.
-        let passes = match config.activation {
-            Activation::ClampedSwiglu { .. } | Activation::Xielu => None,
-            _ if is_gated => Some(false),
-            Activation::Relu => Some(false),
-            Activation::Relu2 => Some(true),
-            Activation::Silu | Activation::Gelu | Activation::GeluTanh => None,
-        };
-        let output_fold = match passes {
-            None => Fold::None,
-            Some(root) => fold_into(&linears, Role::Up, 0..config.intermediate_size, root),
-        };
+        let output_fold = self.fold_into_up(&linears, config.intermediate_size);
         let (input, fold) = self.input(NormSite::Mlp);
-        let mix = if is_gated {
-            Mix::GatedMlp
-        } else {
-            Mix::PlainMlp
-        };
         [
             Stage {
                 name: "MLP inputs",
                 input,
                 in_features: config.hidden_size,
+                mixes: vec![mlp_mix(&linears)],
                 linears,
                 dense: Vec::new(),
                 experts: Vec::new(),
-                mixes: vec![mix],
                 fold,
                 remakable: !config.parallel,
             },
@@ -695,6 +736,21 @@ impl Resolver<'_> {
                 remakable: false,
             },
         ]
+    }
+}
+
+/// Whether one of an MLP's first linears computes a gate.
+fn is_gated(linears: &[LinearPlan]) -> bool {
+    let mut parts = linears.iter().flat_map(|linear| &linear.parts);
+    parts.any(|part| part.0 == Role::Gate)
+}
+
+/// What follows an MLP's first linears.
+fn mlp_mix(linears: &[LinearPlan]) -> Mix {
+    if is_gated(linears) {
+        Mix::GatedMlp
+    } else {
+        Mix::PlainMlp
     }
 }
 

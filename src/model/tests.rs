@@ -103,12 +103,12 @@ fn relative_error(found: &Tensor, expected: &Tensor) -> f64 {
     error.double_value(&[])
 }
 
-/// The greatest difference at the middle one of all positions, as a part of the greatest expected magnitude.
+/// The median token's root mean square difference, as a part of the root mean square of what is expected.
 fn typical_error(found: &Tensor, expected: &Tensor) -> f64 {
     let expected = expected.to_kind(Kind::Double);
-    let errors = (found.to_kind(Kind::Double) - &expected).abs();
-    let error = errors.amax([-1], false).flatten(0, -1).median() / expected.abs().max();
-    error.double_value(&[])
+    let squares = (found.to_kind(Kind::Double) - &expected).square();
+    let errors = squares.mean_dim(-1, false, None) / expected.square().mean(None);
+    errors.median().sqrt().double_value(&[])
 }
 
 fn check(compute: Compute, ends: &[i64], bound: f64) {

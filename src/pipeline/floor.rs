@@ -15,7 +15,7 @@ use super::Times;
 /// Operations and bytes of a run, a multiply-add counted as two operations.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Work {
-    /// Of every linear once a token, and of causal attention.
+    /// Of every linear once a token, and of what mixes tokens.
     pub forward: f64,
     /// Of `XᵀX` of each stage's input, which is symmetric: half of the products.
     pub statistics: f64,
@@ -50,6 +50,11 @@ impl Work {
         for layer in &model.layers {
             for stage in &layer.stages {
                 work.add_stage(stage, top_k, settings, tokens);
+                if let Some(mixer) = model.config.mixer
+                    && stage.mixes.contains(&Mix::Mixer)
+                {
+                    work.forward += mixer.operations() * tokens;
+                }
                 if (stage.mixes.iter())
                     .any(|mix| matches!(mix, Mix::Attention | Mix::LatentAttention))
                 {

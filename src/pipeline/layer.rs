@@ -286,14 +286,15 @@ impl<'a> LayerRun<'a> {
         scale: &mut Vec<f32>,
         activations: &mut Activations,
     ) -> Result<Vec<f32>> {
-        let model = &self.run.source.model;
         match &stage.fold {
             Fold::None => Ok(Vec::new()),
             Fold::Norm(site) => {
                 let norm = self.block.norm_mut(*site);
                 let weight = norm.weight.as_ref().context("a norm that is folded into")?;
                 let weight = crate::tensor::to_f32(weight)?;
-                let (stored, applied) = divide_norm(&weight, model.arch.norm.offset(), scale);
+                let plan = self.plan.norms.iter().find(|norm| norm.site == *site);
+                let offset = plan.map_or(0.0, |norm| norm.kind.offset());
+                let (stored, applied) = divide_norm(&weight, offset, scale);
                 *scale = applied;
                 norm.divide(&stored, scale)?;
                 for linear in &stage.dense {

@@ -195,7 +195,13 @@ fn token_bytes(stage: &Stage, element: usize) -> usize {
     let experts = stage.experts.iter();
     let expert = experts.map(|expert| expert.output.in_features).max();
     let rows = stage.out_features() + stage.width(Role::Router) + 2 * expert.unwrap_or(0);
-    input + copies * rows * element
+    // Other mixers compute in float32.
+    let wide = if stage.mixes.contains(&Mix::Mixer) {
+        4 * rows * size_of::<f32>()
+    } else {
+        0
+    };
+    input + copies * rows * element + wide
 }
 
 #[cfg(test)]

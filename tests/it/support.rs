@@ -89,6 +89,9 @@ impl TinyModel {
         let mut config = config.clone();
         config["vocab_size"] = VOCAB_SIZE.into();
         config["torch_dtype"] = "bfloat16".into();
+        if let Some(text) = config.get_mut("text_config") {
+            text["vocab_size"] = VOCAB_SIZE.into();
+        }
         let model = Model::from_config(&config).unwrap();
         FormulaWeights::new(&model, tch::Kind::BFloat16)
             .save(&config, dir.path())

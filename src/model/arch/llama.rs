@@ -8,6 +8,7 @@ use super::{
 pub const LLAMA: Architecture = Architecture {
     model_type: "llama",
     architecture: "LlamaForCausalLM",
+    text: None,
     embedding: "model.embed_tokens.weight",
     layers: "model.layers",
     final_norm: "model.norm",
@@ -20,6 +21,7 @@ pub const LLAMA: Architecture = Architecture {
     norm: NormKind::Rms,
     norm_eps: "rms_norm_eps",
     attention: llama_attention(Bias::If("attention_bias"), Bias::If("attention_bias")),
+    mixer: None,
     mlp: llama_mlp(Bias::If("mlp_bias")),
     experts: None,
     joint: Joint::Sequential,
@@ -36,6 +38,7 @@ pub const LLAMA: Architecture = Architecture {
         residual: Scale::One,
         logits: Scale::One,
     },
+    multipliers: None,
     aliases: &[],
     synonyms: &[],
     defaults: &[("max_position_embeddings", "2048")],

@@ -17,6 +17,7 @@ mod ernie4_5_moe;
 mod exaone4;
 mod exaone_moe;
 mod experts;
+mod falcon_h1;
 mod flex_olmo;
 mod gemma;
 mod gemma2;
@@ -29,6 +30,7 @@ mod gpt_neox;
 mod gpt_oss;
 mod granite;
 mod granitemoe;
+mod granitemoehybrid;
 mod granitemoeshared;
 mod helium;
 mod hunyuan_v1_dense;
@@ -36,6 +38,8 @@ mod hunyuan_v1_moe;
 mod hy_v3;
 mod internlm3;
 mod kimi_k2;
+mod lfm2;
+mod lfm2_moe;
 mod llama;
 mod llama4_text;
 mod minicpm3;
@@ -44,8 +48,10 @@ mod ministral;
 mod ministral3;
 mod mistral;
 mod mistral4;
+mod mixers;
 mod mixtral;
 mod nemotron;
+mod nemotron_h;
 mod olmo;
 mod olmo2;
 mod olmo3;
@@ -56,7 +62,12 @@ mod phimoe;
 mod qwen2;
 mod qwen2_moe;
 mod qwen3;
+mod qwen3_5;
+mod qwen3_5_moe;
+mod qwen3_5_moe_text;
+mod qwen3_5_text;
 mod qwen3_moe;
+mod qwen3_next;
 mod seed_oss;
 mod smollm3;
 mod solar_open;
@@ -69,6 +80,7 @@ pub use experts::{
     Correction, ExpertLinear, Experts, GroupScore, Router, Scoring, Shared, SharedWidth,
     SparseLayers, Stack, StackRows,
 };
+pub use mixers::{Mixer, MixerKind, MixerLayers, Multipliers};
 
 /// What a linear's output, or a block of it, is to the mixing step that follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -90,6 +102,22 @@ pub enum Role {
     Router,
     /// What the shared expert's output is multiplied by, before its sigmoid.
     SharedGate,
+    /// What attention's output is multiplied by, before its sigmoid.
+    AttentionGate,
+    /// What another mixer's output is multiplied by, before its silu.
+    OutputGate,
+    /// What another mixer writes to its state.
+    X,
+    /// What it writes that with, or multiplies it by.
+    B,
+    /// What it reads its state with, or multiplies what it read by.
+    C,
+    /// How much a head's state takes in, before its sigmoid.
+    Beta,
+    /// How far a head's state decays, before its softplus.
+    Step,
+    /// What another mixer adds to the residual stream.
+    MixerOutput,
 }
 
 /// The norms of a decoder layer.
@@ -107,6 +135,8 @@ pub enum NormSite {
     QueryLatent,
     /// Of what keys and values are made of.
     KeyValueLatent,
+    /// Of what another mixer makes.
+    Mixer,
     /// Of what attention adds to the residual stream.
     AfterAttention,
     /// Of what the MLP adds to the residual stream.
@@ -132,6 +162,10 @@ pub enum Split {
     Blocks,
     /// For each key-value head the rows of all parts that belong to it, one head after the other.
     Heads,
+    /// The same for each query head.
+    QueryHeads,
+    /// The same for each group of another mixer's heads.
+    Groups,
 }
 
 /// The attention of a layer.
@@ -291,6 +325,9 @@ pub enum Pairs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RopeLayers {
     All,
+    Never,
+    /// All, if `position_embedding_type` is `rope`; else none.
+    AllIfRope,
     /// Those with a window; all where none has one.
     Windowed,
     /// Those where the list `no_rope_layers` has a 1; without it all but every so many-th, as `no_rope_layer_interval` says.
@@ -364,6 +401,8 @@ pub struct Architecture {
     pub model_type: &'static str,
     /// The class that loaders look up: `architectures` in `config.json`.
     pub architecture: &'static str,
+    /// The key of the object with the language model's numbers, where the config is that of a model of more than text.
+    pub text: Option<&'static str>,
     /// Tensor name of the embedding.
     pub embedding: &'static str,
     /// Prefix of the layers, before `.0`.
@@ -379,6 +418,8 @@ pub struct Architecture {
     /// The key of what is added to the mean square or the variance.
     pub norm_eps: &'static str,
     pub attention: Attention,
+    /// What some layers have in its place, or beside it.
+    pub mixer: Option<Mixer>,
     pub mlp: Mlp,
     /// What some layers have in its place.
     pub experts: Option<Experts>,
@@ -386,6 +427,7 @@ pub struct Architecture {
     pub rotary: Rotary,
     pub window: WindowRule,
     pub scales: Scales,
+    pub multipliers: Option<Multipliers>,
     /// Usual keys, and what this family calls them.
     pub aliases: &'static [(&'static str, &'static str)],
     /// Keys, a string that the family's configs hold there, and what transformers takes it for.
@@ -411,6 +453,7 @@ pub const ARCHITECTURES: &[&Architecture] = &[
     &ernie4_5_moe::ERNIE4_5_MOE,
     &exaone4::EXAONE4,
     &exaone_moe::EXAONE_MOE,
+    &falcon_h1::FALCON_H1,
     &flex_olmo::FLEX_OLMO,
     &gemma::GEMMA,
     &gemma2::GEMMA2,
@@ -423,6 +466,7 @@ pub const ARCHITECTURES: &[&Architecture] = &[
     &gpt_oss::GPT_OSS,
     &granite::GRANITE,
     &granitemoe::GRANITEMOE,
+    &granitemoehybrid::GRANITEMOEHYBRID,
     &granitemoeshared::GRANITEMOESHARED,
     &helium::HELIUM,
     &hunyuan_v1_dense::HUNYUAN_V1_DENSE,
@@ -430,6 +474,8 @@ pub const ARCHITECTURES: &[&Architecture] = &[
     &hy_v3::HY_V3,
     &internlm3::INTERNLM3,
     &kimi_k2::KIMI_K2,
+    &lfm2::LFM2,
+    &lfm2_moe::LFM2_MOE,
     &llama::LLAMA,
     &llama4_text::LLAMA4_TEXT,
     &minicpm3::MINICPM3,
@@ -440,6 +486,7 @@ pub const ARCHITECTURES: &[&Architecture] = &[
     &mistral4::MISTRAL4,
     &mixtral::MIXTRAL,
     &nemotron::NEMOTRON,
+    &nemotron_h::NEMOTRON_H,
     &olmo::OLMO,
     &olmo2::OLMO2,
     &olmo3::OLMO3,
@@ -450,7 +497,12 @@ pub const ARCHITECTURES: &[&Architecture] = &[
     &qwen2::QWEN2,
     &qwen2_moe::QWEN2_MOE,
     &qwen3::QWEN3,
+    &qwen3_5::QWEN3_5,
+    &qwen3_5_moe::QWEN3_5_MOE,
+    &qwen3_5_moe_text::QWEN3_5_MOE_TEXT,
+    &qwen3_5_text::QWEN3_5_TEXT,
     &qwen3_moe::QWEN3_MOE,
+    &qwen3_next::QWEN3_NEXT,
     &seed_oss::SEED_OSS,
     &smollm3::SMOLLM3,
     &solar_open::SOLAR_OPEN,
@@ -590,7 +642,9 @@ mod tests {
                 None => &[Role::Q, Role::K, Role::V],
                 Some(_) => &[],
             };
-            assert_eq!(parts(arch.attention.inputs), inputs, "{model_type}");
+            let mut found = parts(arch.attention.inputs);
+            found.retain(|&role| role != Role::AttentionGate);
+            assert_eq!(found, inputs, "{model_type}");
             assert_eq!(arch.attention.output.parts, [Role::O], "{model_type}");
             let mlp = parts(arch.mlp.inputs);
             let gated = mlp == [Role::Gate, Role::Up];

@@ -29,14 +29,14 @@ pub struct ExpertsConfig {
 }
 
 impl ExpertsConfig {
-    /// Nothing where no layer has experts.
+    /// Nothing where no layer has experts, or where there are none.
     pub(super) fn new(
         keys: &Keys<'_>,
         row: &Experts,
         n_layers: usize,
     ) -> Result<Option<Self>, Error> {
         let layers = layers(keys, row.layers, n_layers)?;
-        if !layers.contains(&true) {
+        if !layers.contains(&true) || keys.usize("num_experts")? == Some(0) {
             return Ok(None);
         }
         let count = keys.size("num_experts")?;

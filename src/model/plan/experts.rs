@@ -1,8 +1,8 @@
 //! What a layer with a mixture of experts consists of.
 
-use super::{Fold, LinearPlan, Mix, Resolver, Role, Rows, Slot, Stage, StageInput, fold_into};
+use super::{Fold, LinearPlan, Mix, Resolver, Role, Rows, Slot, Stage, StageInput, mlp_mix};
 use crate::model::arch::{ExpertLinear, Experts, NormSite, StackRows};
-use crate::model::config::{Activation, ExpertsConfig};
+use crate::model::config::ExpertsConfig;
 use crate::model::stored::{Packing, Stacked, Stored};
 
 /// One expert: linears that the tokens which were routed to it go through.
@@ -50,7 +50,7 @@ impl Resolver<'_> {
             first.linears = linears
                 .map(|spec| self.linear_of_width(spec, self.config.biases.mlp, hidden, width))
                 .collect();
-            first.mixes.push(Mix::GatedMlp);
+            first.mixes.push(mlp_mix(&first.linears));
             if let Some(gate) = shared.gate {
                 dense.push(self.small(gate, Role::SharedGate, 1, false));
                 first.mixes.push(Mix::SharedGate);
@@ -100,14 +100,6 @@ impl Resolver<'_> {
             remakable: false,
         });
         stages
-    }
-
-    /// Where a scale of what gate and up make goes.
-    fn fold_into_up(&self, inputs: &[LinearPlan], width: usize) -> Fold {
-        match self.config.activation {
-            Activation::ClampedSwiglu { .. } => Fold::None,
-            _ => fold_into(inputs, Role::Up, 0..width, false),
-        }
     }
 
     /// A linear of the residual stream that stays in float.

@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging
 
+import cases_hybrid
 import cases_latent
 import cases_moe
 import formula
@@ -172,11 +173,13 @@ CASES = {
 }
 
 
-CASES |= FAMILIES | cases_latent.CASES | cases_moe.CASES
+CASES |= FAMILIES | cases_hybrid.cases(family) | cases_latent.CASES | cases_moe.CASES
 # Families that transformers has under another name.
 ACTS_AS = {"internlm3": ("llama", "LlamaForCausalLM"), "kimi_k2": ("deepseek_v3", "DeepseekV3ForCausalLM")}
 # Names that transformers has for tensors that files and runtimes call otherwise.
 STORED = {"gpt_neox": {"lm_head.weight": "embed_out.weight"}}
+# Families whose published files have the names that transformers has in memory, not those that it would write.
+AS_IN_MEMORY = {"qwen3_5_moe"}
 
 
 def tiny_logits(name, config):
@@ -189,7 +192,8 @@ def tiny_logits(name, config):
     options = {"attn_implementation": "eager", "dtype": torch.float32}
     stored = STORED.get(config["model_type"], {})
     with tempfile.TemporaryDirectory() as directory:
-        model_class._from_config(typed, **options).save_pretrained(directory)
+        model_class._from_config(typed, **options).save_pretrained(
+            directory, save_original_format=model_type not in AS_IN_MEMORY)
         path = pathlib.Path(directory) / "model.safetensors"
         with safe_open(path, "np") as file:
             shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
