@@ -33,6 +33,10 @@ SYNTHETIC_OPTIONS = {"gptq 4-bit": ["--gptq", "--bits", "4"], "awq 4-bit": ["--a
 # Hidden size, layers, windows and tokens in each.
 BILLION = (2048, 16, 8, 2048)
 LAYER_SERIES = [(1024, layers, 16, 512) for layers in (8, 16, 32, 64)]
+MIXTURE = {
+    "dense, 3072 wide": ["--intermediate", "3072"],
+    "8 of 128 experts, 384 wide": ["--intermediate", "384", "--experts", "128"],
+}
 TOKEN_SERIES = [(1024, 8, windows, 512) for windows in (16, 32, 64, 128)]
 
 
@@ -61,11 +65,11 @@ def shared_text(option, name):
     return []
 
 
-def synthetic(hidden, layers, tokenizer):
-    directory = tokenizer.parent / f"synthetic-{hidden}x{layers}"
+def synthetic(hidden, layers, tokenizer, *options):
+    directory = tokenizer.parent / "-".join([f"synthetic-{hidden}x{layers}", *(option.strip("-") for option in options)])
     if not (directory / "model.safetensors").exists():
         subprocess.run([sys.executable, HERE / "synthetic.py", directory, "--hidden", str(hidden), "--layers", str(layers),
-                        "--tokenizer-from", tokenizer], check=True)
+                        "--tokenizer-from", tokenizer, *options], check=True)
     return directory
 
 
@@ -115,6 +119,17 @@ class Bench:
                 file.write(json.dumps(row) + "\n")
         return row
 
+    def experts(self, method):
+        """Experts, and the dense model with as many active weights: how much more memory a mixture takes."""
+        rows = []
+        for what, options in MIXTURE.items():
+            name = f"random {what}, {method}"
+            run = [*SYNTHETIC_OPTIONS[method], *calibration(32, 512)]
+            rows.append(self.case(name, lambda options=options: synthetic(1024, 2, self.model, *options), run))
+        if None not in rows:
+            dense, mixture = (row["peak_bytes"] for row in rows)
+            print(f"  peak RAM of the mixture is {mixture / dense:.2f} times that of the dense model", flush=True)
+
     def random(self, shape, method):
         """A case on a random model."""
         hidden, layers, windows, seq_len = shape
@@ -149,6 +164,7 @@ def main():
     for method in SYNTHETIC_OPTIONS:
         bench.random(BILLION, method)
     for method in SYNTHETIC_OPTIONS:
+        bench.experts(method)
         print_line("layer", [shape[1] for shape in LAYER_SERIES], [bench.random(shape, method) for shape in LAYER_SERIES])
         tokens = [shape[2] * shape[3] for shape in TOKEN_SERIES]
         print_line("token", tokens, [bench.random(shape, method) for shape in TOKEN_SERIES])

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write a Llama checkpoint of random weights, of any size, to measure memory and speed with.
+"""Write a Llama or, with --experts, a Qwen 3 MoE checkpoint of random weights, of any size, to measure memory and speed with.
 
 usage: synthetic.py OUT_DIR [--hidden 1024] [--layers 32] [--vocab 4096] [--tokenizer-from DIR] ...   (needs numpy)
 
@@ -22,9 +22,17 @@ def shapes(args):
         "input_layernorm": (hidden,), "self_attn.q_proj": (args.heads * args.head_dim, hidden),
         "self_attn.k_proj": (kv, hidden), "self_attn.v_proj": (kv, hidden),
         "self_attn.o_proj": (hidden, args.heads * args.head_dim), "post_attention_layernorm": (hidden,),
-        "mlp.gate_proj": (args.intermediate, hidden), "mlp.up_proj": (args.intermediate, hidden),
-        "mlp.down_proj": (hidden, args.intermediate),
     }
+    mlps = ["mlp"]
+    if args.experts:
+        mlps = [f"mlp.experts.{expert}" for expert in range(args.experts)]
+        layer |= {"self_attn.q_norm": (args.head_dim,), "self_attn.k_norm": (args.head_dim,)}
+        layer["mlp.gate"] = (args.experts, hidden)
+    for mlp in mlps:
+        layer |= {
+            f"{mlp}.gate_proj": (args.intermediate, hidden), f"{mlp}.up_proj": (args.intermediate, hidden),
+            f"{mlp}.down_proj": (hidden, args.intermediate),
+        }
     tensors = {"model.embed_tokens.weight": (args.vocab, hidden)}
     for i in range(args.layers):
         tensors |= {f"model.layers.{i}.{part}.weight": shape for part, shape in layer.items()}
@@ -32,13 +40,17 @@ def shapes(args):
 
 
 def config(args):
+    experts = {
+        "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "num_experts": args.experts,
+        "num_experts_per_tok": args.top_k, "moe_intermediate_size": args.intermediate, "norm_topk_prob": True,
+    }
     return {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "bfloat16", "hidden_act": "silu",
         "hidden_size": args.hidden, "intermediate_size": args.intermediate, "num_hidden_layers": args.layers,
         "num_attention_heads": args.heads, "num_key_value_heads": args.kv_heads, "head_dim": args.head_dim,
         "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "max_position_embeddings": 8192, "vocab_size": args.vocab,
         "tie_word_embeddings": True, "attention_bias": False, "mlp_bias": False, "bos_token_id": 1, "eos_token_id": 2,
-    }
+    } | (experts if args.experts else {})
 
 
 def cut_tokenizer(tokenizer, n_tokens):
@@ -61,6 +73,8 @@ def main():
     parser.add_argument("--heads", type=int, help="default: hidden / head-dim")
     parser.add_argument("--kv-heads", type=int, help="default: a quarter of the heads")
     parser.add_argument("--intermediate", type=int, help="default: 8/3 of hidden, up to a multiple of 256")
+    parser.add_argument("--experts", type=int, default=0, help="in each layer, as wide as --intermediate says")
+    parser.add_argument("--top-k", type=int, default=8, help="experts that a token goes through")
     parser.add_argument("--tokenizer-from", type=pathlib.Path, metavar="DIR")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

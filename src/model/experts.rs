@@ -41,7 +41,7 @@ impl Block {
     ) -> Result<Tensor, Error> {
         let mut outputs = Vec::new();
         for (plan, linear) in stage.experts[expert].inputs.iter().zip(linears) {
-            outputs.push((plan.parts[0].0, linear.forward(x)?));
+            outputs.push((plan.parts[0].0, linear.forward_tokens(x)?));
         }
         let mut take = |role| {
             let position = outputs.iter().position(|output| output.0 == role);
@@ -93,7 +93,7 @@ impl Block {
             let x = self.expert_input(stage, state, expert, &tokens, added.device())?;
             let (output, inputs) = linears.split_last().expect("an expert has linears");
             let activated = self.expert_activations(stage, expert, inputs, &x)?;
-            let output = output.forward(&activated)?;
+            let output = output.forward_tokens(&activated)?;
             self.add_expert(state, expert, &tokens, &output, &added)?;
         }
         state.set_slot(Slot::Added, Some(added));

@@ -1,7 +1,7 @@
 //! One linear layer in float.
 
 use super::{Compute, Error, LinearPlan, Weights};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// `y = x Wᵀ + b`.
 #[derive(Debug)]
@@ -59,8 +59,44 @@ impl Linear {
         Ok(())
     }
 
+    /// [`Self::forward`] of any number of tokens, `[tokens, in]`: on the CPU zeros are added up to one of a few numbers.
+    ///
+    /// libtorch keeps what it makes for each shape that it multiplies, half a MiB a shape, and experts see a new number of
+    /// tokens each time.
+    pub fn forward_tokens(&self, x: &Tensor) -> Result<Tensor, Error> {
+        let n_tokens = x.size()[0];
+        let missing = usual_length(n_tokens) - n_tokens;
+        if x.device() != Device::Cpu || missing == 0 {
+            return self.forward(x);
+        }
+        let padded = x.f_constant_pad_nd([0, 0, 0, missing])?;
+        Ok(self.forward(&padded)?.f_narrow(0, 0, n_tokens)?)
+    }
+
     /// `x` is `[.., in]`, the result `[.., out]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor, Error> {
         Ok(x.f_linear(&self.weight, self.bias.as_ref())?)
+    }
+}
+
+/// The next number of tokens that is a power of two or one of three between it and the next.
+fn usual_length(n_tokens: i64) -> i64 {
+    let step = (n_tokens.max(1) as u64).next_power_of_two() as i64 / 8;
+    let step = step.max(8);
+    (n_tokens + step - 1) / step * step
+}
+
+#[cfg(test)]
+mod tests {
+    use super::usual_length;
+
+    #[test]
+    fn lengths_are_few_and_not_much_longer() {
+        let lengths: std::collections::HashSet<i64> = (1..=4096).map(usual_length).collect();
+        assert!(lengths.len() < 40, "{}", lengths.len());
+        for n_tokens in 1..=4096 {
+            let length = usual_length(n_tokens);
+            assert!((n_tokens..=n_tokens + n_tokens / 4 + 8).contains(&length));
+        }
     }
 }

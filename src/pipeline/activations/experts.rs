@@ -126,7 +126,7 @@ impl Activations {
             let batch = &mut self.batches[selection.batch];
             batch.open(Slot::Added)?;
             let routed = activations.f_narrow(0, 0, selection.n_routed)?;
-            let output = output.forward(&routed.f_to_device(self.compute.device)?)?;
+            let output = output.forward_tokens(&routed.f_to_device(self.compute.device)?)?;
             let tokens = selection.tokens.f_narrow(0, 0, selection.n_routed)?;
             let state = batch.state();
             block.add_expert(state, expert, &tokens, &output, state.slot(Slot::Added))?;
