@@ -134,6 +134,7 @@ fn step_limit(keys: &Keys<'_>) -> Result<(f64, f64), Error> {
 
 /// What a layer consists of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "one for each part")]
 pub(super) struct Parts {
     pub attention: bool,
     pub mixer: bool,

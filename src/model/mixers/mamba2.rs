@@ -51,5 +51,6 @@ pub(super) fn mix(
     let skip = mixer.skip.as_ref().expect("every head has a skip");
     let mixed = Tensor::f_cat(&mixed, 2)?.f_add(&x.f_mul(&skip.f_unsqueeze(-1)?)?)?;
     let mixed = mixed.f_transpose(1, 2)?.f_flatten(2, 3)?;
-    Ok(mixed.f_mul(&inputs.gate.f_silu()?)?)
+    let mut gate = inputs.gate;
+    Ok(mixed.f_mul(&gate.f_silu_()?)?)
 }
