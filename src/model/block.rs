@@ -173,7 +173,7 @@ impl Block {
             multipliers: config.multipliers,
             mixer: match config.mixer {
                 Some(mixer) if plan.config.mixer => {
-                    Some(Mixer::load(mixer, config.multipliers.mixer_parts, &kept)?)
+                    Some(Mixer::load(mixer, config.multipliers.mixer_parts, kept)?)
                 }
                 _ => None,
             },

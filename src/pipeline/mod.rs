@@ -14,6 +14,7 @@ mod outbox;
 mod plan;
 mod solve;
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -333,7 +334,8 @@ fn write_config(writer: &Writer, source: &ModelDir, settings: &Settings) -> Resu
     });
     let layers = &source.model.layers;
     let dense = layers.iter().flat_map(LayerPlan::dense);
-    let dense: Vec<String> = dense.map(|linear| linear.name.clone()).collect();
+    let mut dense: Vec<String> = dense.map(|linear| linear.name.clone()).collect();
+    dense.extend(unused_linears(source));
     let mut in_block = Vec::new();
     for (index, layer) in layers.iter().enumerate() {
         let prefix = format!("{}.{index}.", source.model.arch.layers);
@@ -364,6 +366,21 @@ fn write_config(writer: &Writer, source: &ModelDir, settings: &Settings) -> Resu
         &serde_json::to_vec_pretty(&quantization)?,
     )?;
     Ok(())
+}
+
+/// Linears of the checkpoint that no part of the family uses: what sees, layers that predict more than the next token.
+fn unused_linears(source: &ModelDir) -> Vec<String> {
+    let (model, checkpoint) = (&source.model, &source.checkpoint);
+    let used: HashSet<String> = model.tensors().into_iter().map(|tensor| tensor.0).collect();
+    let head = format!("{}.weight", model.arch.head);
+    let unused = checkpoint
+        .names()
+        .filter(|&name| !used.contains(name) && name != head);
+    let linears = unused.filter_map(|name| {
+        let is_matrix = checkpoint.info(name)?.shape.len() == 2;
+        name.strip_suffix(".weight").filter(|_| is_matrix)
+    });
+    linears.map(str::to_owned).collect()
 }
 
 fn settings_report(settings: &Settings) -> SettingsReport {

@@ -134,6 +134,7 @@ fn step_limit(keys: &Keys<'_>) -> Result<(f64, f64), Error> {
 
 /// What a layer consists of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "one for each part")]
 pub(super) struct Parts {
     pub attention: bool,
     pub mixer: bool,
@@ -314,5 +315,92 @@ impl MultipliersConfig {
             mlp_output: Some(mlp[1]),
             mixer_parts: Some(std::array::from_fn(|part| mixer_input * parts[part])),
         })
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use crate::model::{Error, Model};
+    use serde_json::{Value, json};
+
+    fn read(model_type: &str, changes: &Value) -> Result<Vec<[bool; 3]>, Error> {
+        let mut json = json!({
+            "model_type": model_type, "vocab_size": 64, "hidden_size": 48, "intermediate_size": 72,
+            "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
+        });
+        for (key, value) in changes.as_object().unwrap() {
+            json[key] = value.clone();
+        }
+        let layers = Model::from_config(&json)?.config.layers;
+        let parts = layers
+            .iter()
+            .map(|layer| [layer.attention, layer.mixer, layer.mlp]);
+        Ok(parts.collect())
+    }
+
+    const ATTENTION: [bool; 3] = [true, false, true];
+    const MIXER: [bool; 3] = [false, true, true];
+
+    #[test]
+    fn layers_have_what_the_config_says() {
+        let parts = |model_type, changes| read(model_type, &changes).unwrap();
+        assert_eq!(parts("llama", json!({})), [ATTENTION; 4]);
+        assert_eq!(parts("falcon_h1", json!({})), [[true; 3]; 4]);
+        let usual = [MIXER, MIXER, MIXER, ATTENTION];
+        assert_eq!(parts("qwen3_next", json!({})), usual);
+        let every = json!({"full_attention_interval": 2});
+        assert_eq!(
+            parts("qwen3_5_text", every),
+            [MIXER, ATTENTION, MIXER, ATTENTION]
+        );
+        let names =
+            json!({"layer_types": ["mamba", "attention", "full_attention", "linear_attention"]});
+        assert_eq!(
+            parts("granitemoehybrid", names),
+            [MIXER, ATTENTION, ATTENTION, MIXER]
+        );
+        assert_eq!(parts("granitemoehybrid", json!({})), [MIXER; 4]);
+        assert_eq!(parts("lfm2", json!({})), [ATTENTION; 4]);
+        let listed = json!({"full_attn_idxs": [2]});
+        assert_eq!(parts("lfm2", listed), [MIXER, MIXER, ATTENTION, MIXER]);
+        let [attention, mixer, mlp] = [0, 1, 2].map(|only| [0, 1, 2].map(|part| part == only));
+        let letters = json!({"hybrid_override_pattern": "M*-E"});
+        assert_eq!(parts("nemotron_h", letters), [mixer, attention, mlp, mlp]);
+    }
+
+    #[test]
+    fn what_no_layer_can_be_is_refused_by_name() {
+        let refused = |model_type, changes, message: &str| {
+            let error = read(model_type, &changes).unwrap_err();
+            assert_eq!(error.to_string(), message);
+        };
+        refused(
+            "lfm2",
+            json!({"layer_types": ["conv", "conv", "conv", "linear_attention"]}),
+            "config.json: layer_types is [\"conv\",\"conv\",\"conv\",\"linear_attention\"], which is not implemented; \
+             supported: full_attention, conv",
+        );
+        refused(
+            "nemotron_h",
+            json!({"hybrid_override_pattern": "M*-"}),
+            "config.json: hybrid_override_pattern is \"M*-\", expected one of the letters M, *, - and E for each of \
+             num_hidden_layers, 4",
+        );
+        refused(
+            "qwen3_next",
+            json!({"linear_num_key_heads": 5}),
+            "config.json: linear_num_key_heads is 5, expected a divisor of the 32 heads",
+        );
+        refused(
+            "falcon_h1",
+            json!({"mamba_rms_norm": true}),
+            "config.json: mamba_norm_before_gate is true, which is not implemented; supported: false",
+        );
+        refused(
+            "falcon_h1",
+            json!({"ssm_multipliers": [1.0, 2.0]}),
+            "config.json: ssm_multipliers is [1.0,2.0], expected a list of 5 numbers above 0",
+        );
     }
 }

@@ -69,7 +69,8 @@ pub(super) fn mix(
     }
     let mixed = Tensor::f_cat(&mixed, 2)?.f_transpose(1, 2)?;
     let mixed = norm.forward(&mixed)?.f_flatten(2, 3)?;
-    Ok(mixed.f_mul(&inputs.gate.f_silu()?)?)
+    let mut gate = inputs.gate;
+    Ok(mixed.f_mul(&gate.f_silu_()?)?)
 }
 
 /// `x` with vectors of length 1.

@@ -32,10 +32,13 @@ pub(super) fn mix(
     for (start, len) in chunks(size[2]) {
         let of_chunk = |x: &Tensor| x.f_narrow(2, start, len);
         let taken = of_chunk(&x)?.f_mul(&of_chunk(&steps)?)?;
-        let b = for_heads(&of_chunk(&b)?, config.n_heads)?;
-        let c = for_heads(&of_chunk(&c)?, config.n_heads)?;
+        let (b, c) = (of_chunk(&b)?, of_chunk(&c)?);
+        let scores = for_heads(&c.f_matmul(&b.f_transpose(-1, -2)?)?, config.n_heads)?;
+        let (b, c) = (
+            for_heads(&b, config.n_heads)?,
+            for_heads(&c, config.n_heads)?,
+        );
         let sums = of_chunk(&decays)?.f_cumsum(-1, Kind::Float)?;
-        let scores = c.f_matmul(&b.f_transpose(-1, -2)?)?;
         let scores = scores.f_mul(&pairwise(&sums)?)?;
         let sums = sums.f_unsqueeze(-1)?;
         let earlier = c.f_mul(&sums.f_exp()?)?.f_matmul(&state)?;
@@ -51,5 +54,6 @@ pub(super) fn mix(
     let skip = mixer.skip.as_ref().expect("every head has a skip");
     let mixed = Tensor::f_cat(&mixed, 2)?.f_add(&x.f_mul(&skip.f_unsqueeze(-1)?)?)?;
     let mixed = mixed.f_transpose(1, 2)?.f_flatten(2, 3)?;
-    Ok(mixed.f_mul(&inputs.gate.f_silu()?)?)
+    let mut gate = inputs.gate;
+    Ok(mixed.f_mul(&gate.f_silu_()?)?)
 }

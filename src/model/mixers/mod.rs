@@ -203,3 +203,91 @@ fn chunks(n_tokens: i64) -> impl Iterator<Item = (i64, i64)> {
     let starts = (0..n_tokens).step_by(CHUNK as usize);
     starts.map(move |start| (start, CHUNK.min(n_tokens - start)))
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use tch::Device;
+
+    const OPTIONS: (Kind, Device) = (Kind::Float, Device::Cpu);
+
+    /// A mixer of 6 heads 5 wide, in 3 groups with keys 4 wide.
+    fn mixer(kind: MixerKind) -> Mixer {
+        let config = MixerConfig {
+            kind,
+            kernel: 3,
+            bias: false,
+            convolution_bias: true,
+            output_bias: false,
+            has_norm: true,
+            n_heads: 6,
+            head_dim: 5,
+            n_groups: 3,
+            state_dim: 4,
+            step_limit: (0.0, f64::INFINITY),
+        };
+        let channels = config.channels() as i64;
+        let kept = |kept: Kept| {
+            Ok(Some(match kept {
+                Kept::Convolution => Tensor::randn([channels * 3], OPTIONS),
+                Kept::ConvolutionBias => Tensor::randn([channels], OPTIONS),
+                _ => Tensor::randn([6], OPTIONS),
+            }))
+        };
+        Mixer::load(config, None, kept).unwrap()
+    }
+
+    /// What `mixer` makes of `parts`, token by token of `ends` runs.
+    fn mixed(mixer: &Mixer, parts: &[(Role, Tensor)], ends: &[i64]) -> Tensor {
+        let norm = Norm::plain(1e-6);
+        let mut cache = (ends.len() > 1).then(KvCache::new);
+        let mut start = 0;
+        let runs = ends.iter().map(|&end| {
+            let part = |role| {
+                let part = parts.iter().find(|part| part.0 == role).unwrap();
+                part.1.slice(1, start, end, 1).copy()
+            };
+            let run = mixer.mix(part, Some(&norm), cache.as_mut()).unwrap();
+            start = end;
+            run
+        });
+        Tensor::cat(&runs.collect::<Vec<_>>(), 1)
+    }
+
+    /// Chunks and their rest, and runs of some tokens that a cache joins, against one token at a time.
+    #[test]
+    fn chunks_make_what_single_tokens_make() {
+        tch::manual_seed(6);
+        let n_tokens = 2 * CHUNK + 7;
+        let singly: Vec<i64> = (1..=n_tokens).collect();
+        let kinds = [
+            MixerKind::GatedDelta,
+            MixerKind::Mamba2,
+            MixerKind::ShortConv,
+        ];
+        for kind in kinds {
+            let mixer = mixer(kind);
+            let parts: Vec<(Role, Tensor)> = [
+                (Role::X, mixer.config.width()),
+                (Role::B, mixer.config.state_width()),
+                (Role::C, mixer.config.state_width()),
+                (Role::OutputGate, mixer.config.width()),
+                (Role::Beta, mixer.config.n_heads),
+                (Role::Step, mixer.config.n_heads),
+            ]
+            .map(|(role, width)| {
+                let short = kind == MixerKind::ShortConv;
+                let width = if short { mixer.config.width() } else { width };
+                (role, Tensor::randn([2, n_tokens, width as i64], OPTIONS))
+            })
+            .into();
+            let expected = mixed(&mixer, &parts, &singly);
+            for ends in [vec![n_tokens], vec![1, CHUNK + 3, n_tokens]] {
+                let found = mixed(&mixer, &parts, &ends);
+                let error = (found - &expected).abs().max().double_value(&[]);
+                assert!(error < 1e-4, "{kind:?} {ends:?}: {error}");
+            }
+        }
+    }
+}

@@ -49,8 +49,8 @@ def cases(family):
             "vision_config": VISION | {"model_type": "qwen3_5_moe_vision"},
         },
         "qwen3_5_moe_text": family(
-            "qwen3_5_moe_text", "Qwen3_5MoeForCausalLM", **DELTA | EXPERTS, shared_expert_intermediate_size=56,
-            intermediate_size=None),
+            "qwen3_5_moe_text", "Qwen3_5MoeForCausalLM", **DELTA | EXPERTS | {"num_hidden_layers": 2},
+            shared_expert_intermediate_size=56, intermediate_size=None, full_attention_interval=2),
         "lfm2_moe": family(
             "lfm2_moe", "Lfm2MoeForCausalLM", **LFM2 | EXPERTS, num_dense_layers=1, routed_scaling_factor=1.5,
             layer_types=["conv", "full_attention", "conv"]),
@@ -75,7 +75,7 @@ def cases(family):
         "qwen3_5_text": family("qwen3_5_text", "Qwen3_5ForCausalLM", **DELTA),
         "qwen3_5_text_types": family(
             "qwen3_5_text", "Qwen3_5ForCausalLM", **DELTA | {"num_hidden_layers": 2, "linear_num_key_heads": 4},
-            layer_types=["full_attention", "linear_attention"], tie_word_embeddings=True, partial_rotary_factor=0.5),
+            layer_types=["full_attention", "linear_attention"], partial_rotary_factor=0.5),
         "falcon_h1": family(
             "falcon_h1", "FalconH1ForCausalLM", **MAMBA, mamba_d_ssm=80, embedding_multiplier=3.0, lm_head_multiplier=0.4,
             mlp_multipliers=[0.7, 1.3], key_multiplier=0.6, attention_in_multiplier=0.9, attention_out_multiplier=0.8,
@@ -89,7 +89,7 @@ def cases(family):
             "granitemoehybrid", "GraniteMoeHybridForCausalLM", **GRANITE, position_embedding_type="rope",
             layer_types=["linear_attention", "full_attention", "full_attention"], tie_word_embeddings=True),
         "nemotron_h": family(
-            "nemotron_h", "NemotronHForCausalLM", **NEMOTRON_H, num_hidden_layers=5, hybrid_override_pattern="M-*M-",
+            "nemotron_h", "NemotronHForCausalLM", **NEMOTRON_H, num_hidden_layers=3, hybrid_override_pattern="M*-",
             use_bias=True),
         "nemotron_h_types": family(
             "nemotron_h", "NemotronHForCausalLM", **NEMOTRON_H, num_hidden_layers=3, mlp_bias=True,
