@@ -14,7 +14,7 @@ WITH_TOOLS = PYTHONPATH=$(TOOLS) PYTHONDONTWRITEBYTECODE=1 $(PYTHON)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_ROOT_USER_ACTION = ignore
 
-.PHONY: build demo test lint bench compare golden clients libtorch model prerequisites clean
+.PHONY: build demo test lint bench compare golden families clients libtorch model prerequisites clean
 
 build: libtorch
 	cargo build $(CARGO_FLAGS)
@@ -41,6 +41,10 @@ compare: build model $(TOOLS)/ready
 # Makes the golden files again with the pinned reference implementations; fails if they differ from what is committed.
 golden: model
 	PYTHON=$(PYTHON) scripts/golden.sh
+
+# Quantizes a tiny model of every family, dequantizes it by other code and holds it against transformers.
+families: build
+	$$(PYTHON=$(PYTHON) scripts/venv.sh transformers) -B scripts/clients/families.py --nibble $(NIBBLE)
 
 # Loads what Nibble writes in transformers and in vLLM, and compares their perplexity with Nibble's own.
 clients: build model

@@ -182,28 +182,40 @@ STORED = {"gpt_neox": {"lm_head.weight": "embed_out.weight"}}
 AS_IN_MEMORY = {"qwen3_5_moe"}
 
 
-def tiny_logits(name, config):
-    """Saves the model, which gives its tensors the names that published files have, and loads it from a file with weights
-    by formula under these names."""
+OPTIONS = {"attn_implementation": "eager", "dtype": torch.float32}
+
+
+def save_as_published(config, directory):
+    """Saves a model of this configuration, which gives its tensors the names that published files have; returns its class
+    and the tensors' shapes."""
     # from_dict takes what it is given to pieces.
     model_type, class_name = ACTS_AS.get(config["model_type"], (config["model_type"], config["architectures"][0]))
     typed = CONFIG_MAPPING[model_type].from_dict(json.loads(json.dumps(config | {"model_type": model_type})))
     model_class = getattr(transformers, class_name)
-    options = {"attn_implementation": "eager", "dtype": torch.float32}
+    model_class._from_config(typed, **OPTIONS).save_pretrained(
+        directory, save_original_format=model_type not in AS_IN_MEMORY)
+    with safe_open(pathlib.Path(directory) / "model.safetensors", "np") as file:
+        return model_class, {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
+
+
+def load_with(model_class, directory, tensors):
+    """The model in `directory` with these tensors in its file's place; each must have one in the model and the reverse."""
+    save_file(tensors, pathlib.Path(directory) / "model.safetensors", {"format": "pt"})
+    model, loading = model_class.from_pretrained(directory, output_loading_info=True, **OPTIONS)
+    wrong = {key: loading[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if loading[key]}
+    assert not wrong, wrong
+    return model.eval()
+
+
+def tiny_logits(name, config):
+    """Logits of a model that was loaded from a file with weights by formula under the published names."""
     stored = STORED.get(config["model_type"], {})
     with tempfile.TemporaryDirectory() as directory:
-        model_class._from_config(typed, **options).save_pretrained(
-            directory, save_original_format=model_type not in AS_IN_MEMORY)
-        path = pathlib.Path(directory) / "model.safetensors"
-        with safe_open(path, "np") as file:
-            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
+        model_class, shapes = save_as_published(config, directory)
         tensors = {key: formula.tensor(stored.get(key, key), shape) for key, shape in shapes.items()}
-        save_file(tensors, path, {"format": "pt"})
-        model, loading = model_class.from_pretrained(directory, output_loading_info=True, **options)
-    wrong = {key: loading[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if loading[key]}
-    assert not wrong, (name, wrong)
+        model = load_with(model_class, directory, tensors)
     ids = formula.token_ids(name, BATCH * TOKENS, config["vocab_size"]).reshape(BATCH, TOKENS)
-    logits = model.eval()(torch.from_numpy(ids), use_cache=False).logits.numpy()
+    logits = model(torch.from_numpy(ids), use_cache=False).logits.numpy()
     print(f"{name}: max |logit| {np.abs(logits).max():.3f}, std {logits.std():.3f}")
     return logits[:, POSITIONS].copy()
 
@@ -229,4 +241,5 @@ def main(arguments):
         save_file(logits, OUT / "logits.safetensors", {name: json.dumps(config) for name, config in CASES.items()})
 
 
-main(sys.argv[1:])
+if __name__ == "__main__":
+    main(sys.argv[1:])
