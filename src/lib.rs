@@ -27,3 +27,6 @@ pub mod quant;
 pub mod report;
 pub mod tensor;
 pub mod weights;
+
+#[cfg(test)]
+mod readme;

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::cli::InspectArgs;
 use crate::model::Weights;
+use crate::pack::Family;
 use crate::quant::GroupSize;
 use crate::report::human_bytes;
 use crate::weights::ModelDir;
@@ -54,10 +55,12 @@ pub fn inspect(args: &InspectArgs) -> Result<()> {
             quantized.format, quantized.scheme.bits
         )
     });
+    let loaders = Family::find(model.arch.model_type).map_or("unknown".to_owned(), Family::loaders);
     if args.json {
         let object = json!({
             "model_type": model.arch.model_type,
             "architecture": model.architecture_name(),
+            "loaded_by": loaders,
             "layers": model.config.n_layers,
             "hidden_size": model.config.hidden_size,
             "parameters": parameters,
@@ -78,6 +81,7 @@ pub fn inspect(args: &InspectArgs) -> Result<()> {
             model.arch.model_type,
             model.architecture_name()
         ),
+        format!("loaded by     {loaders} (quantized models of this family)"),
         format!(
             "layers        {}, hidden size {}",
             model.config.n_layers, model.config.hidden_size

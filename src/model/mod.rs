@@ -24,7 +24,7 @@ mod router;
 mod stored;
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
-mod tests;
+pub(crate) mod tests;
 
 pub use arch::{Architecture, NormKind, NormSite, QkNorm, Role};
 pub use attention::KvCache;

@@ -111,6 +111,18 @@ fn typical_error(found: &Tensor, expected: &Tensor) -> f64 {
     errors.median().sqrt().double_value(&[])
 }
 
+/// Each case's model type, and how far its float32 logits are from transformers'.
+pub fn golden_errors() -> Vec<(String, f64)> {
+    let errors = cases().into_iter().map(|case| {
+        let model = Model::from_config(&case.config).unwrap();
+        let weights = FormulaWeights::new(&model, Kind::Float);
+        let logits = forward(&model, &weights, F32, &case_ids(&case), &[TOKENS]);
+        let error = relative_error(&logits.slice(1, 2, None, 3), &case.expected);
+        (model.arch.model_type.to_owned(), error)
+    });
+    errors.collect()
+}
+
 fn check(compute: Compute, ends: &[i64], bound: f64) {
     let mut wrong = Vec::new();
     for case in cases() {

@@ -9,6 +9,7 @@
 mod awq;
 mod bits;
 mod config;
+mod families;
 mod fields;
 mod gptq;
 mod loaders;
@@ -21,6 +22,7 @@ use safetensors::Dtype;
 use crate::quant::{QuantizedLinear, Scheme};
 
 pub use config::{Description, GptqDetails, QuantizedFormat, edit_config};
+pub use families::{FAMILIES, Family};
 pub use replay::Replay;
 pub use rules::{Request, RuleOutcome, Verdict, check, refuse, render};
 

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::loaders::{FORMAT_LIMITS, LOADER_RULES, Level, RUNTIMES, Rule, group_columns, proposal};
-use super::{Error, Format};
+use super::{Error, Family, Format};
 use crate::quant::GroupSize;
 
 /// What is about to be written.
@@ -15,6 +15,8 @@ pub struct Request<'a> {
     pub symmetric: bool,
     /// Columns are grouped in another order than the file's: `g_idx` is needed.
     pub desc_act: bool,
+    /// The family, where it is known.
+    pub family: Option<&'static Family>,
     /// Name, output features and input features of the linear layers; one of each shape is enough.
     pub linears: &'a [(String, usize, usize)],
 }
@@ -52,7 +54,11 @@ pub fn refuse(request: &Request<'_>) -> Result<(), Error> {
     if let Some(reason) = reasons(FORMAT_LIMITS, RUNTIMES[0], Level::Refuses, request).next() {
         return Err(Error::Unloadable { reason });
     }
-    let outcomes = check(request);
+    // A family that no program loads yet is the user's to quantize: the plan and the report say so.
+    let outcomes = check(&Request {
+        family: None,
+        ..*request
+    });
     let refuses = |outcome: &RuleOutcome| matches!(outcome.verdict, Verdict::Refuses(_));
     if !outcomes.iter().all(refuses) {
         return Ok(());
@@ -86,6 +92,13 @@ fn verdict(runtime: &'static str, request: &Request<'_>) -> Verdict {
         let rules = reasons(LOADER_RULES, runtime, level, request);
         limits.chain(rules).collect::<Vec<_>>().join("; ")
     };
+    if let Some(family) = request
+        .family
+        .filter(|family| !family.is_loaded_by(runtime))
+    {
+        let reason = format!("it has no loader for quantized {} models", family.name);
+        return Verdict::Refuses(reason);
+    }
     let (refused, slow) = (all(Level::Refuses), all(Level::Slow));
     match (refused.is_empty(), slow.is_empty()) {
         (false, _) => Verdict::Refuses(refused),
@@ -136,6 +149,7 @@ mod tests {
             group_size: GROUPS(128),
             symmetric: true,
             desc_act: false,
+            family: None,
             linears,
         }
     }

@@ -16,7 +16,7 @@ use crate::device;
 use crate::device::rates::Rates;
 use crate::fault::{InputError, ResourceError};
 use crate::model::{Compute, LayerPlan, LinearPlan};
-use crate::pack::{self, RuleOutcome};
+use crate::pack::{self, Family, RuleOutcome};
 use crate::quant::GroupSize;
 use crate::quant::gptq::ActOrder;
 use crate::report::{human_bytes, human_seconds};
@@ -59,6 +59,7 @@ impl Plan {
             symmetric: settings.scheme.symmetric,
             desc_act: (settings.solver.gptq())
                 .is_some_and(|gptq| gptq.act_order == ActOrder::DescAct),
+            family: Family::find(model.arch.model_type),
             linears: &shapes,
         };
         pack::refuse(&request)?;

@@ -1,0 +1,171 @@
+//! What is known of each family beside how it computes: its name, and which programs load quantized models of it.
+//!
+//! Read in the sources of vLLM 0.32.0 (`model_executor/models/registry.py`, its transformers backend included),
+//! GPTQModel 7.7.0 (`models/auto.py`) and transformers 5.23.0; run only where README says so. transformers 5 holds all
+//! experts of a layer in one tensor and replaces linears alone, so it loads no quantized experts. vLLM's DBRX and gpt-oss
+//! read their experts from stacked tensors, which these formats do not have.
+
+use super::loaders::{GPTQMODEL, TRANSFORMERS, VLLM_CPU, VLLM_GPU};
+
+/// A family's entry.
+#[derive(Debug, Clone, Copy)]
+pub struct Family {
+    pub model_type: &'static str,
+    /// As people call it.
+    pub name: &'static str,
+    loaders: &'static [Loader],
+}
+
+/// A program that loads quantized models.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Loader {
+    Vllm,
+    Transformers,
+    GptqModel,
+}
+use Loader::{GptqModel, Transformers, Vllm};
+
+impl Family {
+    /// The entry of a `model_type`, where there is one.
+    pub fn find(model_type: &str) -> Option<&'static Self> {
+        FAMILIES
+            .iter()
+            .find(|family| family.model_type == model_type)
+    }
+
+    /// Whether the program `runtime` loads quantized models of the family.
+    pub(super) fn is_loaded_by(&self, runtime: &str) -> bool {
+        let loader = match runtime {
+            VLLM_GPU | VLLM_CPU => Vllm,
+            TRANSFORMERS => Transformers,
+            GPTQMODEL => GptqModel,
+            _ => return true,
+        };
+        self.loaders.contains(&loader)
+    }
+
+    /// The programs by their names, for people.
+    pub fn loaders(&self) -> String {
+        let names = self.loaders.iter().map(|loader| match loader {
+            Vllm => "vLLM",
+            Transformers => "transformers",
+            GptqModel => "GPTQModel",
+        });
+        match &names.collect::<Vec<_>>()[..] {
+            [] => "none known".to_owned(),
+            names => names.join(", "),
+        }
+    }
+}
+
+const fn family(
+    model_type: &'static str,
+    name: &'static str,
+    loaders: &'static [Loader],
+) -> Family {
+    Family {
+        model_type,
+        name,
+        loaders,
+    }
+}
+
+/// All three.
+const ALL: &[Loader] = &[Vllm, Transformers, GptqModel];
+
+/// Every family, by its `model_type`.
+pub const FAMILIES: &[Family] = &[
+    family("apertus", "Apertus", ALL),
+    family("arcee", "Arcee", &[Vllm, Transformers]),
+    family("axk1", "A.X K1", &[Vllm]),
+    family("cohere", "Command R, Command R+", ALL),
+    family("cohere2", "Command R7B, Command A", ALL),
+    family("dbrx", "DBRX", &[GptqModel]),
+    family("deepseek_v2", "DeepSeek V2, V2-Lite", &[Vllm, GptqModel]),
+    family("deepseek_v3", "DeepSeek V3, R1", &[Vllm, GptqModel]),
+    family("dots1", "dots.llm1", &[GptqModel]),
+    family("ernie4_5", "ERNIE 4.5 (dense)", ALL),
+    family("ernie4_5_moe", "ERNIE 4.5 with experts", &[Vllm, GptqModel]),
+    family("exaone4", "EXAONE 4", ALL),
+    family("exaone_moe", "K-EXAONE", &[Vllm]),
+    family("falcon_h1", "Falcon H1", ALL),
+    family("flex_olmo", "FlexOlmo", &[Vllm]),
+    family("gemma", "Gemma 1", ALL),
+    family("gemma2", "Gemma 2", ALL),
+    family("gemma3_text", "Gemma 3 (text models)", ALL),
+    family("glm", "GLM-4 (`glm`)", ALL),
+    family("glm4", "GLM-4-0414", ALL),
+    family("glm4_moe", "GLM-4.5, GLM-4.6, GLM-4.7", &[Vllm, GptqModel]),
+    family("glm4_moe_lite", "GLM-4.7-Flash", &[Vllm, GptqModel]),
+    family("gpt_neox", "GPT-NeoX, Pythia", ALL),
+    family("gpt_oss", "gpt-oss", &[GptqModel]),
+    family("granite", "Granite 3", ALL),
+    family("granitemoe", "Granite 3 with experts", &[Vllm, GptqModel]),
+    family("granitemoehybrid", "Granite 4", ALL),
+    family(
+        "granitemoeshared",
+        "Granite with experts and a shared one",
+        &[Vllm],
+    ),
+    family("helium", "Helium", &[Transformers]),
+    family("hunyuan_v1_dense", "HunYuan (dense)", ALL),
+    family(
+        "hunyuan_v1_moe",
+        "HunYuan with experts (Hunyuan-A13B)",
+        &[Vllm, GptqModel],
+    ),
+    family("hy_v3", "HunYuan 3", &[Vllm, GptqModel]),
+    family("internlm3", "InternLM 3", &[Vllm]),
+    family("kimi_k2", "Kimi K2", &[Vllm, GptqModel]),
+    family("lfm2", "LFM2", ALL),
+    family("lfm2_moe", "LFM2 with experts", &[Vllm, GptqModel]),
+    family(
+        "llama",
+        "Llama 1-3 and what is stored like it (SmolLM2, TinyLlama, Yi, …)",
+        ALL,
+    ),
+    family("llama4_text", "Llama 4 (text models)", &[Vllm, GptqModel]),
+    family("minicpm3", "MiniCPM3", ALL),
+    family("minimax_m2", "MiniMax M2", &[Vllm, GptqModel]),
+    family("ministral", "Ministral", &[Transformers]),
+    family("ministral3", "Ministral 3 (text models)", ALL),
+    family("mistral", "Mistral", ALL),
+    family("mistral4", "Mistral 4 (text models)", &[]),
+    family("mixtral", "Mixtral", &[Vllm, GptqModel]),
+    family(
+        "nemotron",
+        "Nemotron 3 and 4, Minitron",
+        &[Vllm, Transformers],
+    ),
+    family("nemotron_h", "Nemotron H, Nemotron Nano 2 and 3", ALL),
+    family("olmo", "OLMo 1", &[Vllm, Transformers]),
+    family("olmo2", "OLMo 2", ALL),
+    family("olmo3", "OLMo 3", ALL),
+    family("olmoe", "OLMoE", &[Vllm, GptqModel]),
+    family("phi", "Phi 1, 1.5, 2", ALL),
+    family("phi3", "Phi 3, 3.5 and 4", ALL),
+    family("phimoe", "Phi-3.5-MoE", &[GptqModel]),
+    family("qwen2", "Qwen2, Qwen2.5", ALL),
+    family("qwen2_moe", "Qwen1.5-MoE, Qwen2-MoE", &[Vllm, GptqModel]),
+    family("qwen3", "Qwen3 (dense)", ALL),
+    family("qwen3_5", "Qwen3.5 (dense)", &[Vllm, Transformers]),
+    family("qwen3_5_moe", "Qwen3.5 with experts", &[Vllm]),
+    family(
+        "qwen3_5_moe_text",
+        "Qwen3.5 with experts (text models)",
+        &[Vllm],
+    ),
+    family(
+        "qwen3_5_text",
+        "Qwen3.5 (dense, text models)",
+        &[Vllm, Transformers],
+    ),
+    family("qwen3_moe", "Qwen3 with experts", &[Vllm, GptqModel]),
+    family("qwen3_next", "Qwen3-Next", ALL),
+    family("seed_oss", "Seed-OSS", ALL),
+    family("smollm3", "SmolLM3", ALL),
+    family("solar_open", "Solar Open", &[GptqModel]),
+    family("stablelm", "StableLM (sequential)", ALL),
+    family("starcoder2", "StarCoder2", ALL),
+    family("youtu", "Youtu-LLM", &[Transformers]),
+];
