@@ -23,8 +23,9 @@ fn table() -> String {
         *entry = entry.max(error);
     }
     let mut table = HEAD.to_owned();
-    for arch in ARCHITECTURES {
-        let model_type = arch.model_type;
+    let mut model_types: Vec<&str> = ARCHITECTURES.iter().map(|arch| arch.model_type).collect();
+    model_types.dedup();
+    for model_type in model_types {
         let family = Family::find(model_type)
             .unwrap_or_else(|| panic!("src/pack/families.rs lacks {model_type}"));
         writeln!(
@@ -41,7 +42,12 @@ fn table() -> String {
 
 #[test]
 fn the_table_of_families_is_what_the_code_says() {
-    assert_eq!(FAMILIES.len(), ARCHITECTURES.len());
+    let known = |family: &Family| {
+        ARCHITECTURES
+            .iter()
+            .any(|arch| arch.model_type == family.model_type)
+    };
+    assert!(FAMILIES.iter().all(known));
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
     let readme = std::fs::read_to_string(&path).unwrap();
     let (before, rest) = readme

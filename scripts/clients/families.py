@@ -36,6 +36,8 @@ TOLERANCE = 1e-4
 # Families whose stacked experts are stored [in, out], and those with gate's and up's rows in turns.
 TRANSPOSED = {"gpt_oss", "llama4_text"}
 IN_TURNS = {"gpt_oss"}
+# Families whose linears are published [in, out].
+CONV1D = {"gpt2"}
 # The order of the eight columns in a word of AutoAWQ's "gemm".
 AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7]
 
@@ -121,7 +123,9 @@ def published(written, shapes, config, quantization):
             continue
         if module in packed and suffix == "qweight":
             assert covered(module, quantization, prefix), f"{module} is packed, but config.json excludes it"
-            tensors[f"{module}.weight"] = dequantize(lambda suffix: written[f"{module}.{suffix}"], quantization)
+            weight = dequantize(lambda suffix: written[f"{module}.{suffix}"], quantization)
+            is_conv1d = config["model_type"] in CONV1D
+            tensors[f"{module}.weight"] = np.ascontiguousarray(weight.T) if is_conv1d else weight
             continue
         if suffix == "weight" and tensor.ndim == 2 and prefix.match(key) and "norm" not in module:
             assert not covered(module, quantization, prefix), f"{module} is in float, but config.json does not exclude it"

@@ -36,7 +36,8 @@ pub fn generate(args: &GenerateArgs) -> Result<()> {
     let mut fed = 0;
     while ids.len() < n_prompt + args.max_tokens {
         let new = &ids[fed..];
-        let mut state = State::new(dir.model.embed(&dir, compute, new)?.f_unsqueeze(0)?);
+        let embedded = (dir.model).embed(&dir, compute, new, new.len(), fed)?;
+        let mut state = State::new(embedded.f_unsqueeze(0)?);
         fed = ids.len();
         for (layer, cache) in layers.iter().zip(&mut caches) {
             state = layer.forward(state, &ropes, Some(cache))?;

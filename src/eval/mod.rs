@@ -129,7 +129,7 @@ fn final_hidden(dir: &ModelDir, compute: Compute, windows: &[Vec<u32>]) -> Resul
         .chunks(batch)
         .map(|windows| {
             let ids: Vec<u32> = windows.iter().flatten().copied().collect();
-            let hidden = dir.model.embed(dir, compute, &ids)?.f_view([
+            let hidden = dir.model.embed(dir, compute, &ids, seq_len, 0)?.f_view([
                 windows.len() as i64,
                 seq_len as i64,
                 -1,

@@ -80,6 +80,8 @@ pub(super) struct Scores {
     pub scale: f64,
     /// `c` of `c tanh(score / c)`.
     pub softcap: Option<f64>,
+    /// What the slopes are multiplied by at which scores fall with the distance of a key, where they fall.
+    pub alibi: Option<f64>,
 }
 
 /// `query` is `[B, T, n_heads, head_dim]`, `key` `[B, T, n_kv_heads, head_dim]`, `value` `[B, T, n_kv_heads, value_dim]`; the
@@ -99,11 +101,12 @@ pub(super) fn attention(
     if let Some(chunk) = scores.chunk {
         return by_chunks([query, key, value], scores, chunk, sinks, cache);
     }
-    if on_cpu_in_bf16(query) && cache.is_none() && softcap.is_none() {
+    let falls = scores.alibi.is_some();
+    if on_cpu_in_bf16(query) && cache.is_none() && softcap.is_none() && !falls {
         return by_kernel(query, key, value, scores, sinks);
     }
     let (head_dim, value_dim) = (query.size()[3], value.size()[3]);
-    let by_steps = softcap.is_some() || sinks.is_some();
+    let by_steps = softcap.is_some() || sinks.is_some() || falls;
     let query = query.f_transpose(1, 2)?;
     let (key, value) = (key.f_transpose(1, 2)?, value.f_transpose(1, 2)?);
     let (key, value) = match cache {
@@ -246,7 +249,11 @@ fn step_by_step(
             .f_tanh_()?
             .f_mul_scalar_(cap)?,
     };
+    let alibi = scores.alibi;
     let mut scores = scaled.f_to_kind(Kind::Float)?;
+    if let Some(factor) = alibi {
+        scores = scores.f_add_(&falling(&scores.size(), factor, scores.device())?)?;
+    }
     if let Some(mask) = mask {
         let _ = scores.f_masked_fill_(&mask.f_logical_not()?, f64::NEG_INFINITY)?;
     }
@@ -260,6 +267,30 @@ fn step_by_step(
     let weights = scores.f_softmax(-1, Kind::Float)?.f_narrow(3, 0, n_keys)?;
     let weights = weights.f_to_kind(value.kind())?;
     Ok(weights.f_matmul(&repeated(value)?)?)
+}
+
+/// What scores of `size` `[B, H, queries, keys]` lose with the distance of the key: `[H, queries, keys]`; the last query
+/// stands at the last key.
+fn falling(size: &[i64], factor: f64, device: Device) -> Result<Tensor, Error> {
+    let [n_heads, n_queries, n_keys] = [1, 2, 3].map(|dim| size[dim]);
+    let slopes: Vec<f32> = (slopes(n_heads as usize).into_iter())
+        .map(|slope| (slope * factor) as f32)
+        .collect();
+    let options = (Kind::Float, device);
+    let keys = Tensor::f_arange(n_keys, options)?.f_view([1, -1])?;
+    let queries = Tensor::f_arange_start(n_keys - n_queries, n_keys, options)?.f_view([-1, 1])?;
+    let slopes = Tensor::f_from_slice(&slopes)?.f_to_device(device)?;
+    Ok(keys.f_sub(&queries)?.f_mul(&slopes.f_view([-1, 1, 1])?)?)
+}
+
+/// The slopes of `n_heads` heads: powers of `2^(-8 / n)` for the power of two `n` that they reach, then odd powers of its
+/// root.
+fn slopes(n_heads: usize) -> Vec<f64> {
+    let reached = 1 << n_heads.ilog2();
+    let power = |exponent: f64| 2f64.powf(-8.0 * exponent / reached as f64);
+    let whole = (1..=reached).map(|index| power(index as f64));
+    let odd = (0..n_heads - reached).map(|index| power(index as f64 + 0.5));
+    whole.chain(odd).collect()
 }
 
 /// `[n_queries, n_keys]` bool, true where a query may look; the last query stands at the last key.
@@ -281,6 +312,7 @@ mod tests {
             chunk: None,
             scale: 1.0 / (head_dim as f64).sqrt(),
             softcap: None,
+            alibi: None,
         }
     }
 

@@ -158,6 +158,7 @@ impl Block {
                 chunk,
                 scale: config.attention_scale,
                 softcap: config.attention_softcap,
+                alibi: config.alibi,
             },
             activation: config.activation,
             xielu: match config.activation {

@@ -10,7 +10,8 @@ mod rotary;
 
 use super::Error;
 use super::arch::{
-    Architecture, AttentionScale, Bias, Joint, NormSite, RopeLayers, Scale, Temperature, WindowRule,
+    Alibi, Architecture, AttentionScale, Bias, Joint, KvHeads, NormSite, RopeLayers, Scale, Split,
+    Temperature, WindowRule,
 };
 use super::keys::{Keys, usual};
 pub use experts::ExpertsConfig;
@@ -108,6 +109,8 @@ pub struct Config {
     /// Whether attention and MLP read the same residual stream.
     pub parallel: bool,
     pub attention_scale: f64,
+    /// What the slopes of falling scores are multiplied by, where they fall.
+    pub alibi: Option<f64>,
     pub attention_softcap: Option<f64>,
     pub embedding_scale: Option<f64>,
     /// Of what attention and MLP add to the residual stream.
@@ -144,10 +147,21 @@ impl Config {
         }
         let hidden_size = keys.size("hidden_size")?;
         let n_heads = keys.size("num_attention_heads")?;
-        let n_kv_heads = keys.usize("num_key_value_heads")?.unwrap_or(n_heads);
+        let by_fourths =
+            (arch.attention.inputs.iter()).any(|linear| linear.split == Split::Fourths);
+        if by_fourths && n_heads % 4 != 0 {
+            return Err(keys.invalid("num_attention_heads", "a multiple of 4"));
+        }
+        let (kv_key, n_kv_heads) = match arch.kv_heads {
+            KvHeads::By(key) => (key, keys.usize(key)?.unwrap_or(n_heads)),
+            KvHeads::OneIf(key) => match keys.bool(key)? {
+                Some(true) => (key, 1),
+                _ => (key, n_heads),
+            },
+        };
         if n_kv_heads == 0 || n_heads % n_kv_heads != 0 {
             return Err(keys.invalid(
-                "num_key_value_heads",
+                kv_key,
                 format!("a divisor of num_attention_heads, {n_heads}"),
             ));
         }
@@ -222,7 +236,7 @@ impl Config {
         Ok(Self {
             vocab_size: keys.size("vocab_size")?,
             hidden_size,
-            intermediate_size: intermediate_size(&keys)?,
+            intermediate_size: intermediate_size(&keys, arch, hidden_size)?,
             n_layers,
             n_heads,
             n_kv_heads,
@@ -271,6 +285,14 @@ impl Config {
                         keys.positive(key)?.ok_or_else(|| keys.missing(key))?
                     }
                 },
+            alibi: match arch.attention.alibi {
+                Alibi::Never => None,
+                Alibi::Always => Some(1.0),
+                Alibi::ScaledIf(key) => {
+                    let falls = keys.bool(key)? == Some(true);
+                    falls.then(|| 1.0 / (head_dim as f64).sqrt())
+                }
+            },
             attention_softcap: keys.positive("attn_logit_softcapping")?,
             embedding_scale: scale(arch.scales.embedding)?,
             residual_scale: scale(arch.scales.residual)?,
@@ -283,7 +305,14 @@ impl Config {
 }
 
 /// The MLP's width, which is two thirds of what the config calls so where `block_auto_adjust_ff_dim` is true.
-fn intermediate_size(keys: &Keys<'_>) -> Result<usize, Error> {
+fn intermediate_size(
+    keys: &Keys<'_>,
+    arch: &Architecture,
+    hidden_size: usize,
+) -> Result<usize, Error> {
+    if arch.four_times_wide && keys.get("intermediate_size").is_none() {
+        return Ok(4 * hidden_size);
+    }
     let size = keys.size("intermediate_size")?;
     if keys.bool("block_auto_adjust_ff_dim")? != Some(true) {
         return Ok(size);
@@ -368,6 +397,7 @@ fn layers(
     let positioned = match arch.rotary.layers {
         RopeLayers::All | RopeLayers::Windowed => vec![true; n_layers],
         RopeLayers::Never => vec![false; n_layers],
+        RopeLayers::Unless(key) => vec![keys.bool(key)? != Some(true); n_layers],
         RopeLayers::AllIfRope => {
             let kind = keys.str("position_embedding_type")?;
             vec![kind == Some("rope"); n_layers]

@@ -23,20 +23,21 @@ impl Head {
         compute: Compute,
     ) -> Result<Self, Error> {
         let (config, arch) = (&model.config, model.arch);
-        let head_weight = format!("{}.weight", arch.head);
+        let head = model.stored_name(arch.head);
+        let head_weight = format!("{head}.weight");
         let name = if config.tie_word_embeddings {
-            arch.embedding
+            model.stored_name(arch.embedding)
         } else {
             &head_weight
         };
-        let bias = (config.biases.head).then(|| format!("{}.bias", arch.head));
+        let bias = (config.biases.head).then(|| format!("{head}.bias"));
         let (eps, hidden_size) = (config.norm_eps, config.hidden_size);
         let norm = Norm::load(
             weights,
             compute,
             arch.norm,
             eps,
-            arch.final_norm,
+            model.stored_name(arch.final_norm),
             hidden_size,
         )?;
         let load = |name: &str, shape: &[usize]| compute.place(&weights.tensor(name, shape)?);

@@ -1,11 +1,23 @@
 //! Checkpoints that store the same linears in another way than their family usually does.
 
-use super::{LinearPlan, Model, Packing, Stacked, Stored};
+use super::{Fold, LayerPlan, LinearPlan, Model, Packing, Stacked, Stored};
 
 impl Model {
     /// Reads experts from where the checkpoint has them: each one's own tensors or those of all experts, in float or as
     /// MXFP4. `contains` says whether it has a tensor of this name.
+    ///
+    /// Names may lack their first part, as GPT-2's and BLOOM's published ones do.
     pub fn fit(&mut self, contains: &dyn Fn(&str) -> bool) {
+        let embedding = self.arch.embedding;
+        if let Some((first, rest)) = embedding.split_once('.')
+            && !contains(embedding)
+            && contains(rest)
+        {
+            self.missing_prefix = &embedding[..=first.len()];
+            for layer in &mut self.layers {
+                layer.rename(self.missing_prefix);
+            }
+        }
         for layer in &mut self.layers {
             for stage in &mut layer.stages {
                 let count = stage.experts.len();
@@ -17,6 +29,29 @@ impl Model {
                 }
             }
         }
+    }
+}
+
+impl LayerPlan {
+    /// Takes `prefix` off all names.
+    fn rename(&mut self, prefix: &str) {
+        let shorten = |name: &mut String| {
+            if let Some(rest) = name.strip_prefix(prefix) {
+                *name = rest.to_owned();
+            }
+        };
+        for stage in &mut self.stages {
+            if let Fold::Rows { linear, .. } = &mut stage.fold {
+                shorten(linear);
+            }
+            for linear in stage.linears.iter_mut().chain(&mut stage.dense) {
+                shorten(&mut linear.name);
+            }
+        }
+        self.norms
+            .iter_mut()
+            .for_each(|norm| shorten(&mut norm.name));
+        self.kept.iter_mut().for_each(|kept| shorten(&mut kept.1));
     }
 }
 

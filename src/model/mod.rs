@@ -125,7 +125,7 @@ pub enum Error {
     )]
     TokenId { id: u32, vocab_size: usize },
     /// A position past the end of the rotary tables that were made.
-    #[error("position {position} is past the {seq_len} that the rotary tables were made for")]
+    #[error("position {position} is past the {seq_len} that there are; lower --seq-len")]
     Position { position: usize, seq_len: usize },
     /// The weights could not be had.
     #[error(transparent)]
@@ -144,6 +144,8 @@ pub struct Model {
     pub config: Config,
     pub arch: &'static Architecture,
     pub layers: Vec<LayerPlan>,
+    /// What the checkpoint's names lack of the family's.
+    missing_prefix: &'static str,
 }
 
 impl Model {
@@ -157,6 +159,7 @@ impl Model {
         let layers = (0..config.n_layers).map(|layer| LayerPlan::new(arch, &config, layer));
         Ok(Self {
             layers: layers.collect(),
+            missing_prefix: "",
             config,
             arch,
         })
@@ -180,44 +183,84 @@ impl Model {
         tensors
     }
 
-    /// The embedding, the final norm, and the head where it is not tied.
+    /// What the checkpoint calls a tensor outside the layers.
+    pub fn stored_name(&self, name: &'static str) -> &'static str {
+        name.strip_prefix(self.missing_prefix).unwrap_or(name)
+    }
+
+    /// The embedding, the norms outside the layers, and the head where it is not tied.
     pub fn outer_tensors(&self) -> Vec<(String, Vec<usize>)> {
-        let table = vec![self.config.vocab_size, self.config.hidden_size];
-        let mut tensors = vec![(self.arch.embedding.to_owned(), table.clone())];
-        let hidden = vec![self.config.hidden_size];
-        if self.arch.norm.has_weight() {
-            tensors.push((format!("{}.weight", self.arch.final_norm), hidden.clone()));
+        let (arch, config) = (self.arch, &self.config);
+        let table = vec![config.vocab_size, config.hidden_size];
+        let mut tensors = vec![(self.stored_name(arch.embedding).to_owned(), table.clone())];
+        if let Some(positions) = arch.positions {
+            let shape = vec![
+                config.max_position_embeddings + positions.offset,
+                config.hidden_size,
+            ];
+            tensors.push((self.stored_name(positions.name).to_owned(), shape));
         }
-        if self.arch.norm.has_bias() {
-            tensors.push((format!("{}.bias", self.arch.final_norm), hidden));
+        for norm in arch.embedding_norm.into_iter().chain([arch.final_norm]) {
+            let norm = NormPlan {
+                site: NormSite::Attention,
+                kind: arch.norm,
+                name: self.stored_name(norm).to_owned(),
+                len: config.hidden_size,
+                groups: 1,
+            };
+            tensors.extend(norm.tensors());
         }
-        if !self.config.tie_word_embeddings {
-            tensors.push((format!("{}.weight", self.arch.head), table));
+        if !config.tie_word_embeddings {
+            tensors.push((format!("{}.weight", self.stored_name(arch.head)), table));
         }
-        if self.config.biases.head {
-            let bias = format!("{}.bias", self.arch.head);
-            tensors.push((bias, vec![self.config.vocab_size]));
+        if config.biases.head {
+            let bias = format!("{}.bias", self.stored_name(arch.head));
+            tensors.push((bias, vec![config.vocab_size]));
         }
         tensors
     }
 
-    /// The hidden states that token `ids` start as: `[ids.len(), hidden]`.
+    /// The hidden states that token `ids` start as, rows of `row_len` whose first token stands at position `start`:
+    /// `[ids.len(), hidden]`.
     pub fn embed(
         &self,
         weights: &dyn Weights,
         compute: Compute,
         ids: &[u32],
+        row_len: usize,
+        start: usize,
     ) -> Result<Tensor, Error> {
-        let vocab_size = self.config.vocab_size;
+        let (arch, config) = (self.arch, &self.config);
+        let vocab_size = config.vocab_size;
         if let Some(&id) = ids.iter().find(|&&id| id as usize >= vocab_size) {
             return Err(Error::TokenId { id, vocab_size });
         }
-        let shape = [vocab_size, self.config.hidden_size];
-        let mut embedded = compute.place(&weights.rows(self.arch.embedding, &shape, ids)?)?;
-        if let Some(scale) = self.config.embedding_scale {
+        let shape = [vocab_size, config.hidden_size];
+        let name = self.stored_name(arch.embedding);
+        let mut embedded = compute.place(&weights.rows(name, &shape, ids)?)?;
+        if let Some(scale) = config.embedding_scale {
             // transformers rounds the factor too.
             let scale = Tensor::from(scale);
             let _ = embedded.f_mul_(&compute.place(&scale)?)?;
+        }
+        if let Some(positions) = arch.positions {
+            let seq_len = config.max_position_embeddings;
+            if start + row_len > seq_len {
+                let position = start + row_len - 1;
+                return Err(Error::Position { position, seq_len });
+            }
+            let rows =
+                (0..ids.len()).map(|index| (positions.offset + start + index % row_len) as u32);
+            let shape = [seq_len + positions.offset, config.hidden_size];
+            let name = self.stored_name(positions.name);
+            let learned = weights.rows(name, &shape, &rows.collect::<Vec<_>>())?;
+            embedded = embedded.f_add_(&compute.place(&learned)?)?;
+        }
+        if let Some(name) = arch.embedding_norm {
+            let name = self.stored_name(name);
+            let (eps, len) = (config.norm_eps, config.hidden_size);
+            let norm = Norm::load(weights, compute, arch.norm, eps, name, len)?;
+            embedded = norm.forward(&embedded)?;
         }
         Ok(embedded)
     }

@@ -526,6 +526,7 @@ impl Resolver<'_> {
             Split::Blocks => 1,
             Split::Heads => self.config.n_kv_heads,
             Split::QueryHeads => self.config.n_heads,
+            Split::Fourths => 4,
             Split::Groups => self.config.mixer.map_or(1, |mixer| mixer.n_groups),
         };
         let out_features = spec.parts.iter();
@@ -550,7 +551,11 @@ impl Resolver<'_> {
             in_features,
             has_bias,
             parts: parts.collect(),
-            stored: Stored::Own,
+            stored: if self.arch.transposed {
+                Stored::Transposed
+            } else {
+                Stored::Own
+            },
         }
     }
 

@@ -72,7 +72,11 @@ fn forward(
             let chunk: Vec<i64> =
                 Vec::try_from(ids.slice(1, start, end, 1).flatten(0, -1)).unwrap();
             let chunk: Vec<u32> = chunk.iter().map(|&id| id as u32).collect();
-            let embedded = model.embed(weights, compute, &chunk).unwrap();
+            let embedded = {
+                let row_len = (end - start) as usize;
+                model.embed(weights, compute, &chunk, row_len, start as usize)
+            }
+            .unwrap();
             let mut state = State::new(embedded.view([size[0], end - start, -1]));
             for (layer, cache) in layers.iter().zip(&mut caches) {
                 let cache = (ends.len() > 1).then_some(cache);
@@ -199,7 +203,7 @@ fn tokens_and_positions_out_of_range_are_errors() {
     let case = &cases()[0];
     let model = Model::from_config(&case.config).unwrap();
     let weights = FormulaWeights::new(&model, Kind::Float);
-    let error = model.embed(&weights, F32, &[3, 64]).unwrap_err();
+    let error = model.embed(&weights, F32, &[3, 64], 2, 0).unwrap_err();
     assert!(
         matches!(
             error,

@@ -36,7 +36,7 @@ impl Activations {
     ) -> Result<Self> {
         let batches = windows.chunks(plan.batch_size).map(|batch| {
             let ids: Vec<u32> = batch.iter().flatten().copied().collect();
-            let hidden = model.embed(weights, compute, &ids)?;
+            let hidden = model.embed(weights, compute, &ids, batch[0].len(), 0)?;
             let shape = [batch.len() as i64, batch[0].len() as i64, -1];
             let hidden = hidden.f_view(shape)?.f_to_device(Device::Cpu)?;
             Batch::new(hidden, plan.slot_width)

@@ -338,7 +338,8 @@ fn write_config(writer: &Writer, source: &ModelDir, settings: &Settings) -> Resu
     dense.extend(unused_linears(source));
     let mut in_block = Vec::new();
     for (index, layer) in layers.iter().enumerate() {
-        let prefix = format!("{}.{index}.", source.model.arch.layers);
+        let layers = source.model.stored_name(source.model.arch.layers);
+        let prefix = format!("{layers}.{index}.");
         for linear in layer.linears() {
             let name = linear.name.strip_prefix(&prefix).unwrap_or(&linear.name);
             in_block.push(name.to_owned());
@@ -351,7 +352,7 @@ fn write_config(writer: &Writer, source: &ModelDir, settings: &Settings) -> Resu
         scheme: settings.scheme,
         gptq,
         dense_linears: &dense,
-        head: source.model.arch.head,
+        head: source.model.stored_name(source.model.arch.head),
         quantized_in_block: &in_block,
     };
     let quantization = description.quantization_config();

@@ -39,6 +39,43 @@ fn divergence(model: &TinyModel, name: &str, args: &[&str], output: &str) -> f64
     result["kl_divergence"].as_f64().unwrap()
 }
 
+/// Published GPT-2 and BLOOM files lack the first part of the names.
+#[test]
+fn names_may_lack_their_first_part() {
+    let configurations = configurations();
+    for name in ["gpt2", "bloom"] {
+        let config = &configurations
+            .iter()
+            .find(|found| found.0 == name)
+            .unwrap()
+            .1;
+        let (whole, short) = (TinyModel::of(config), TinyModel::of(config));
+        short.restore(|tensors| {
+            let views = tensors.tensors().into_iter();
+            let renamed = views.map(|(name, view)| {
+                let name = name
+                    .strip_prefix("transformer.")
+                    .unwrap_or(&name)
+                    .to_owned();
+                (
+                    name,
+                    view.dtype(),
+                    view.shape().to_vec(),
+                    view.data().to_vec(),
+                )
+            });
+            renamed.collect()
+        });
+        let result = evaluate(short.path_str(), whole.path_str(), "24");
+        assert!(
+            result["kl_divergence"].as_f64().unwrap().abs() < 1e-12,
+            "{name}: {result}"
+        );
+        let gptq = divergence(&short, name, &["--gptq"], "GPTQ-8bit");
+        assert!(gptq < 0.01, "{name}: {gptq}");
+    }
+}
+
 /// AWQ proves its folds layer by layer on the way: a family whose row has one wrong is an error.
 #[test]
 fn every_configuration_is_quantized_by_both_methods() {

@@ -1,15 +1,18 @@
 //! Llama 1 to 3 and what is stored under its names: SmolLM2, TinyLlama, Yi and others.
 
 use super::{
-    Architecture, Bias, Joint, NormKind, NormSite, Pairs, RopeLayers, Rotary, Scale, Scales,
-    WindowRule, llama_attention, llama_mlp,
+    Architecture, Bias, Joint, KvHeads, NormKind, NormSite, Pairs, RopeLayers, Rotary, Scale,
+    Scales, WindowRule, llama_attention, llama_mlp,
 };
 
 pub const LLAMA: Architecture = Architecture {
     model_type: "llama",
     architecture: "LlamaForCausalLM",
     text: None,
+    when: &[],
     embedding: "model.embed_tokens.weight",
+    positions: None,
+    embedding_norm: None,
     layers: "model.layers",
     final_norm: "model.norm",
     head: "lm_head",
@@ -24,6 +27,9 @@ pub const LLAMA: Architecture = Architecture {
     mixer: None,
     mlp: llama_mlp(Bias::If("mlp_bias")),
     experts: None,
+    four_times_wide: false,
+    transposed: false,
+    kv_heads: KvHeads::By("num_key_value_heads"),
     joint: Joint::Sequential,
     rotary: Rotary {
         pairs: Pairs::Halves,

@@ -6,6 +6,8 @@
 mod apertus;
 mod arcee;
 mod axk1;
+mod bloom;
+mod codegen;
 mod cohere;
 mod cohere2;
 mod dbrx;
@@ -17,6 +19,7 @@ mod ernie4_5_moe;
 mod exaone4;
 mod exaone_moe;
 mod experts;
+mod falcon;
 mod falcon_h1;
 mod flex_olmo;
 mod gemma;
@@ -26,8 +29,11 @@ mod glm;
 mod glm4;
 mod glm4_moe;
 mod glm4_moe_lite;
+mod gpt2;
+mod gpt_bigcode;
 mod gpt_neox;
 mod gpt_oss;
+mod gptj;
 mod granite;
 mod granitemoe;
 mod granitemoehybrid;
@@ -50,12 +56,14 @@ mod mistral;
 mod mistral4;
 mod mixers;
 mod mixtral;
+mod mpt;
 mod nemotron;
 mod nemotron_h;
 mod olmo;
 mod olmo2;
 mod olmo3;
 mod olmoe;
+mod opt;
 mod phi;
 mod phi3;
 mod phimoe;
@@ -166,6 +174,8 @@ pub enum Split {
     QueryHeads,
     /// The same for each group of another mixer's heads.
     Groups,
+    /// The same for each fourth of the heads.
+    Fourths,
 }
 
 /// The attention of a layer.
@@ -186,6 +196,34 @@ pub struct Attention {
     pub temperature: Temperature,
     /// The tensor with a score for each head that takes part in the softmax and mixes no value.
     pub sinks: Option<&'static str>,
+    pub alibi: Alibi,
+}
+
+/// Whether scores fall with the distance of a key, at a slope of its own for each head (Press et al. 2021,
+/// arXiv:2108.12409).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Alibi {
+    Never,
+    Always,
+    /// If this key is true; the slopes are scaled as the products of queries and keys are.
+    ScaledIf(&'static str),
+}
+
+/// How many heads of keys and values there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KvHeads {
+    /// This key's value; absent, as many as query heads.
+    By(&'static str),
+    /// One if this key is true, else as many as query heads.
+    OneIf(&'static str),
+}
+
+/// A table of learned positions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Positions {
+    pub name: &'static str,
+    /// Rows before that of the first position.
+    pub offset: usize,
 }
 
 /// Multi-head latent attention (DeepSeek-AI 2024, arXiv:2405.04434): queries, keys and values are made of narrower
@@ -328,6 +366,8 @@ pub enum RopeLayers {
     Never,
     /// All, if `position_embedding_type` is `rope`; else none.
     AllIfRope,
+    /// All, unless this key is true.
+    Unless(&'static str),
     /// Those with a window; all where none has one.
     Windowed,
     /// Those where the list `no_rope_layers` has a 1; without it all but every so many-th, as `no_rope_layer_interval` says.
@@ -403,8 +443,15 @@ pub struct Architecture {
     pub architecture: &'static str,
     /// The key of the object with the language model's numbers, where the config is that of a model of more than text.
     pub text: Option<&'static str>,
+    /// Where a family has several rows: keys and their JSON values with which this one is meant. The first one that fits
+    /// counts.
+    pub when: &'static [(&'static str, &'static str)],
     /// Tensor name of the embedding.
     pub embedding: &'static str,
+    /// Learned positions, which are added to it.
+    pub positions: Option<Positions>,
+    /// Name of a norm after both, without `.weight`.
+    pub embedding_norm: Option<&'static str>,
     /// Prefix of the layers, before `.0`.
     pub layers: &'static str,
     /// Name of the norm after the last layer, without `.weight`.
@@ -423,6 +470,11 @@ pub struct Architecture {
     pub mlp: Mlp,
     /// What some layers have in its place.
     pub experts: Option<Experts>,
+    /// Whether the MLP is four times as wide as the residual stream where the config does not say.
+    pub four_times_wide: bool,
+    /// Whether linears are stored `[in, out]`.
+    pub transposed: bool,
+    pub kv_heads: KvHeads,
     pub joint: Joint,
     pub rotary: Rotary,
     pub window: WindowRule,
@@ -443,6 +495,8 @@ pub const ARCHITECTURES: &[&Architecture] = &[
     &apertus::APERTUS,
     &arcee::ARCEE,
     &axk1::AXK1,
+    &bloom::BLOOM,
+    &codegen::CODEGEN,
     &cohere::COHERE,
     &cohere2::COHERE2,
     &dbrx::DBRX,
@@ -453,6 +507,10 @@ pub const ARCHITECTURES: &[&Architecture] = &[
     &ernie4_5_moe::ERNIE4_5_MOE,
     &exaone4::EXAONE4,
     &exaone_moe::EXAONE_MOE,
+    &falcon::FALCON_GROUPED_ONE_NORM,
+    &falcon::FALCON_GROUPED,
+    &falcon::FALCON_SEQUENTIAL,
+    &falcon::FALCON,
     &falcon_h1::FALCON_H1,
     &flex_olmo::FLEX_OLMO,
     &gemma::GEMMA,
@@ -462,8 +520,11 @@ pub const ARCHITECTURES: &[&Architecture] = &[
     &glm4::GLM4,
     &glm4_moe::GLM4_MOE,
     &glm4_moe_lite::GLM4_MOE_LITE,
+    &gpt2::GPT2,
+    &gpt_bigcode::GPT_BIGCODE,
     &gpt_neox::GPT_NEOX,
     &gpt_oss::GPT_OSS,
+    &gptj::GPTJ,
     &granite::GRANITE,
     &granitemoe::GRANITEMOE,
     &granitemoehybrid::GRANITEMOEHYBRID,
@@ -485,12 +546,14 @@ pub const ARCHITECTURES: &[&Architecture] = &[
     &mistral::MISTRAL,
     &mistral4::MISTRAL4,
     &mixtral::MIXTRAL,
+    &mpt::MPT,
     &nemotron::NEMOTRON,
     &nemotron_h::NEMOTRON_H,
     &olmo::OLMO,
     &olmo2::OLMO2,
     &olmo3::OLMO3,
     &olmoe::OLMOE,
+    &opt::OPT,
     &phi::PHI,
     &phi3::PHI3,
     &phimoe::PHIMOE,
@@ -539,6 +602,7 @@ const fn llama_attention(bias: Bias, output_bias: Bias) -> Attention {
         clip: None,
         temperature: Temperature::One,
         sinks: None,
+        alibi: Alibi::Never,
     }
 }
 
@@ -570,10 +634,14 @@ pub(super) fn find(json: &serde_json::Value) -> Result<&'static Architecture, Er
         .get("model_type")
         .and_then(serde_json::Value::as_str)
         .ok_or(Error::Missing { key: "model_type" })?;
-    let Some(arch) = ARCHITECTURES
-        .iter()
-        .find(|arch| arch.model_type == model_type)
-    else {
+    let is_meant = |arch: &&&Architecture| {
+        let meant = arch.when.iter().all(|&(key, value)| {
+            let found = json.get(key).map(serde_json::Value::to_string);
+            found.as_deref() == Some(value)
+        });
+        arch.model_type == model_type && meant
+    };
+    let Some(arch) = ARCHITECTURES.iter().find(is_meant) else {
         return Err(unknown(model_type));
     };
     match json.get("architectures") {
@@ -628,7 +696,8 @@ mod tests {
     fn rows_are_consistent() {
         for (i, arch) in ARCHITECTURES.iter().enumerate() {
             for other in &ARCHITECTURES[..i] {
-                assert_ne!(arch.model_type, other.model_type);
+                // Of rows of one family the first one that is meant counts, so the one for the rest is the last.
+                assert!(arch.model_type != other.model_type || !other.when.is_empty());
             }
             let parts = |linears: &[LinearSpec]| -> Vec<Role> {
                 linears
@@ -644,6 +713,7 @@ mod tests {
             };
             let mut found = parts(arch.attention.inputs);
             found.retain(|&role| role != Role::AttentionGate);
+            found.sort_unstable();
             assert_eq!(found, inputs, "{model_type}");
             assert_eq!(arch.attention.output.parts, [Role::O], "{model_type}");
             let mlp = parts(arch.mlp.inputs);

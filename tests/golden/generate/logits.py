@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging
 
+import cases_gpt
 import cases_hybrid
 import cases_latent
 import cases_moe
@@ -173,7 +174,7 @@ CASES = {
 }
 
 
-CASES |= FAMILIES | cases_hybrid.cases(family) | cases_latent.CASES | cases_moe.CASES
+CASES |= FAMILIES | cases_gpt.CASES | cases_hybrid.cases(family) | cases_latent.CASES | cases_moe.CASES
 # Families that transformers has under another name.
 ACTS_AS = {"internlm3": ("llama", "LlamaForCausalLM"), "kimi_k2": ("deepseek_v3", "DeepseekV3ForCausalLM")}
 # Names that transformers has for tensors that files and runtimes call otherwise.
@@ -182,7 +183,12 @@ STORED = {"gpt_neox": {"lm_head.weight": "embed_out.weight"}}
 AS_IN_MEMORY = {"qwen3_5_moe"}
 
 
-OPTIONS = {"attn_implementation": "eager", "dtype": torch.float32}
+# transformers 5.23 adds Falcon's slopes twice in its eager attention.
+ATTENTION = {"falcon": "sdpa"}
+
+
+def options(model_type):
+    return {"attn_implementation": ATTENTION.get(model_type, "eager"), "dtype": torch.float32}
 
 
 def save_as_published(config, directory):
@@ -192,7 +198,7 @@ def save_as_published(config, directory):
     model_type, class_name = ACTS_AS.get(config["model_type"], (config["model_type"], config["architectures"][0]))
     typed = CONFIG_MAPPING[model_type].from_dict(json.loads(json.dumps(config | {"model_type": model_type})))
     model_class = getattr(transformers, class_name)
-    model_class._from_config(typed, **OPTIONS).save_pretrained(
+    model_class._from_config(typed, **options(model_type)).save_pretrained(
         directory, save_original_format=model_type not in AS_IN_MEMORY)
     with safe_open(pathlib.Path(directory) / "model.safetensors", "np") as file:
         return model_class, {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
@@ -201,7 +207,8 @@ def save_as_published(config, directory):
 def load_with(model_class, directory, tensors):
     """The model in `directory` with these tensors in its file's place; each must have one in the model and the reverse."""
     save_file(tensors, pathlib.Path(directory) / "model.safetensors", {"format": "pt"})
-    model, loading = model_class.from_pretrained(directory, output_loading_info=True, **OPTIONS)
+    model_type = json.loads((pathlib.Path(directory) / "config.json").read_text())["model_type"]
+    model, loading = model_class.from_pretrained(directory, output_loading_info=True, **options(model_type))
     wrong = {key: loading[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if loading[key]}
     assert not wrong, wrong
     return model.eval()
