@@ -86,11 +86,12 @@ impl Compute {
 pub enum Error {
     /// No row of [`arch::ARCHITECTURES`] has this model type.
     #[error(
-        "model_type \"{found}\" is not supported; the nearest is \"{nearest}\", supported are {supported}"
+        "config.json: model_type \"{found}\" is not supported; the nearest are {nearest}. A family is one row of data, its \
+         tensors' names and what differs from Llama: \"Adding a model family\" in project_context.md. Supported are {supported}"
     )]
     UnknownModelType {
         found: String,
-        nearest: &'static str,
+        nearest: String,
         supported: String,
     },
     /// The model type is known, the head on top of it is not.

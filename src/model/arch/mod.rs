@@ -662,13 +662,16 @@ pub(super) fn find(json: &serde_json::Value) -> Result<&'static Architecture, Er
 }
 
 fn unknown(model_type: &str) -> Error {
-    let names = || ARCHITECTURES.iter().map(|arch| arch.model_type);
+    const NEAREST: usize = 3;
+    let mut names: Vec<&str> = ARCHITECTURES.iter().map(|arch| arch.model_type).collect();
+    names.dedup();
+    let supported = names.join(", ");
+    names.sort_by_key(|name| edit_distance(name, model_type));
+    names.truncate(NEAREST);
     Error::UnknownModelType {
         found: model_type.to_owned(),
-        nearest: names()
-            .min_by_key(|name| edit_distance(name, model_type))
-            .expect("there are architectures"),
-        supported: names().collect::<Vec<_>>().join(", "),
+        nearest: names.join(", "),
+        supported,
     }
 }
 
@@ -730,8 +733,10 @@ mod tests {
     fn unknown_families_and_heads_name_what_is_supported() {
         let message = |json| find(&json).unwrap_err().to_string();
         let found = message(json!({"model_type": "qwen4"}));
-        let expected = "model_type \"qwen4\" is not supported; the nearest is \"qwen2\", supported are apertus, arcee,";
+        let expected =
+            "config.json: model_type \"qwen4\" is not supported; the nearest are qwen2, qwen3, ";
         assert!(found.starts_with(expected), "{found}");
+        assert!(found.contains("Adding a model family"), "{found}");
         assert_eq!(
             message(
                 json!({"model_type": "llama", "architectures": ["LlamaForSequenceClassification"]})
