@@ -86,7 +86,7 @@ impl Compute {
 pub enum Error {
     /// No row of [`arch::ARCHITECTURES`] has this model type.
     #[error(
-        "config.json: model_type \"{found}\" is not supported; the nearest are {nearest}. A family is one row of data, its \
+        "model_type \"{found}\" is not supported; the nearest are {nearest}. A family is one row of data, its \
          tensors' names and what differs from Llama: \"Adding a model family\" in project_context.md. Supported are {supported}"
     )]
     UnknownModelType {

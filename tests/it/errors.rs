@@ -59,7 +59,7 @@ fn unknown_model_type() {
         |model| model.edit_config("model_type", "llamma".into()),
         SMALL,
         INPUT,
-        &["llamma", "nearest is \"llama\""],
+        &["llamma", "nearest are llama, "],
     );
 }
 

@@ -733,8 +733,7 @@ mod tests {
     fn unknown_families_and_heads_name_what_is_supported() {
         let message = |json| find(&json).unwrap_err().to_string();
         let found = message(json!({"model_type": "qwen4"}));
-        let expected =
-            "config.json: model_type \"qwen4\" is not supported; the nearest are qwen2, qwen3, ";
+        let expected = "model_type \"qwen4\" is not supported; the nearest are qwen2, qwen3, ";
         assert!(found.starts_with(expected), "{found}");
         assert!(found.contains("Adding a model family"), "{found}");
         assert_eq!(
