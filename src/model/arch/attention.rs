@@ -89,7 +89,7 @@ pub enum AttentionScale {
     By(&'static str),
 }
 
-/// How the norms of [`NormSite::Query`] and [`NormSite::Key`], where a layer has them, are taken.
+/// How the norms of [`NormSite::Query`](super::NormSite::Query) and [`NormSite::Key`](super::NormSite::Key), where a layer has them, are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QkNorm {
     /// Of each head, before the rotary embedding.
