@@ -47,6 +47,18 @@ impl LayerPlan {
             for linear in stage.linears.iter_mut().chain(&mut stage.dense) {
                 shorten(&mut linear.name);
             }
+            for expert in &mut stage.experts {
+                if let Fold::Rows { linear, .. } = &mut expert.fold {
+                    shorten(linear);
+                }
+                for linear in expert.inputs.iter_mut().chain([&mut expert.output]) {
+                    shorten(&mut linear.name);
+                    if let Stored::Stacked(stacked) = &mut linear.stored {
+                        shorten(&mut stacked.weight);
+                        stacked.bias.iter_mut().for_each(shorten);
+                    }
+                }
+            }
         }
         self.norms
             .iter_mut()

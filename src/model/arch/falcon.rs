@@ -29,6 +29,7 @@ pub const FALCON: Architecture = Architecture {
         ..LLAMA.rotary
     },
     aliases: &[
+        ("hidden_size", "n_embed"),
         ("num_hidden_layers", "n_layer"),
         ("num_attention_heads", "n_head"),
         ("intermediate_size", "ffn_hidden_size"),
