@@ -96,7 +96,10 @@ fn verdict(runtime: &'static str, request: &Request<'_>) -> Verdict {
         .family
         .filter(|family| !family.is_loaded_by(runtime))
     {
-        let reason = format!("it has no loader for quantized {} models", family.name);
+        let reason = format!(
+            "by its sources it does not load both formats of {} models",
+            family.name
+        );
         return Verdict::Refuses(reason);
     }
     let (refused, slow) = (all(Level::Refuses), all(Level::Slow));
