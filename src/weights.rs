@@ -1,5 +1,6 @@
 //! A model's weights as its forward pass wants them: from a plain checkpoint, or dequantized on the way.
 
+use std::ops::Range;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -93,8 +94,14 @@ impl Weights for ModelDir {
         Ok(self.checkpoint.tensor(name, shape)?)
     }
 
-    fn rows(&self, name: &str, shape: &[usize], ids: &[u32]) -> Result<Tensor> {
-        Ok(self.checkpoint.rows(name, shape, ids)?)
+    fn rows(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+        ids: &[u32],
+        columns: Range<usize>,
+    ) -> Result<Tensor> {
+        Ok(self.checkpoint.rows(name, shape, ids, columns)?)
     }
 
     fn part(&self, name: &str, shape: &[usize], index: usize, parts: usize) -> Result<Tensor> {

@@ -136,20 +136,27 @@ impl Checkpoint {
         tensor.map_err(|source| failed(info, name, source))
     }
 
-    /// Rows `ids` of the float table `name`, which is `[n_rows, width]` = `shape`: a CPU tensor `[ids.len(), width]`.
+    /// These `columns` of rows `ids` of the float table `name`, which is `[n_rows, width]` = `shape`: a CPU tensor
+    /// `[ids.len(), columns.len()]`.
     ///
-    /// Reads these rows only, so that an embedding table need not be loaded. `ids` may repeat.
+    /// Reads these only, so that an embedding table need not be loaded. `ids` may repeat.
     ///
     /// # Errors
     /// Those of [`Self::tensor`], and [`Error::Row`] for an id that is not below `n_rows`.
-    pub fn rows(&self, name: &str, shape: &[usize], ids: &[u32]) -> Result<Tensor, Error> {
-        let &[n_rows, width] = shape else {
-            panic!("{name}: rows of a tensor of shape {shape:?}");
-        };
-        let info = self.require_float(name, shape)?;
+    pub fn rows(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+        ids: &[u32],
+        columns: Range<usize>,
+    ) -> Result<Tensor, Error> {
+        let [n_rows, width] = shape;
+        let info = self.require_float(name, &shape)?;
         let row_len = info.byte_len() / n_rows.max(1);
+        let element = row_len / width.max(1);
+        let part = columns.start * element..columns.end * element;
         let table = self.bytes_of(info);
-        let mut rows = Vec::with_capacity(ids.len() * row_len);
+        let mut rows = Vec::with_capacity(ids.len() * part.len());
         for &id in ids {
             let row = id as usize;
             if row >= n_rows {
@@ -160,10 +167,10 @@ impl Checkpoint {
                     n_rows,
                 });
             }
-            rows.extend_from_slice(&table[row * row_len..][..row_len]);
+            rows.extend_from_slice(&table[row * row_len..][part.clone()]);
         }
         self.release_range(info, &(0..info.byte_len()));
-        tensor::from_bytes(&rows, info.dtype, &[ids.len(), width])
+        tensor::from_bytes(&rows, info.dtype, &[ids.len(), columns.len()])
             .map_err(|source| failed(info, name, source))
     }
 

@@ -38,10 +38,11 @@ pub fn generate(args: &GenerateArgs) -> Result<()> {
         let new = &ids[fed..];
         let embedded = (dir.model).embed(&dir, compute, new, new.len(), fed)?;
         let mut state = State::new(embedded.f_unsqueeze(0)?);
-        fed = ids.len();
-        for (layer, cache) in layers.iter().zip(&mut caches) {
+        for (index, (layer, cache)) in layers.iter().zip(&mut caches).enumerate() {
+            (dir.model).enter_layer(&dir, compute, index, new, fed, &mut state)?;
             state = layer.forward(state, &ropes, Some(cache))?;
         }
+        fed = ids.len();
         let last = state.hidden.f_select(1, -1)?;
         let logits = head.logits(&last)?.f_view([-1])?.f_to_kind(Kind::Float)?;
         let next = choose(&logits, args.temperature, args.top_p)?;

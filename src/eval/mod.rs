@@ -125,27 +125,25 @@ fn final_hidden(dir: &ModelDir, compute: Compute, windows: &[Vec<u32>]) -> Resul
     let seq_len = windows[0].len();
     let batch = (TOKENS_PER_BATCH / seq_len).max(1);
     let ropes = dir.model.ropes(compute, seq_len)?;
-    let mut states = windows
-        .chunks(batch)
-        .map(|windows| {
-            let ids: Vec<u32> = windows.iter().flatten().copied().collect();
-            let hidden = dir.model.embed(dir, compute, &ids, seq_len, 0)?.f_view([
-                windows.len() as i64,
-                seq_len as i64,
-                -1,
-            ])?;
-            Ok(hidden.f_to_device(tch::Device::Cpu)?)
+    let batches = windows.chunks(batch);
+    let batches: Vec<Vec<u32>> = batches.map(<[_]>::concat).collect();
+    let mut states = (batches.iter())
+        .map(|ids| {
+            let hidden = dir.model.embed(dir, compute, ids, seq_len, 0)?;
+            let hidden = hidden.f_view([(ids.len() / seq_len) as i64, seq_len as i64, -1])?;
+            Ok(State::new(hidden.f_to_device(tch::Device::Cpu)?))
         })
         .collect::<Result<Vec<_>>>()?;
     for index in 0..dir.model.config.n_layers {
         let layer = Layer::load(&dir.model, dir, compute, index)?;
-        for hidden in &mut states {
-            let state = State::new(hidden.f_to_device(compute.device)?);
-            *hidden = layer
+        for (ids, waiting) in batches.iter().zip(&mut states) {
+            let mut state = waiting.to_device(compute.device)?;
+            (dir.model).enter_layer(dir, compute, index, ids, 0, &mut state)?;
+            *waiting = layer
                 .forward(state, &ropes, None)?
-                .hidden
-                .f_to_device(tch::Device::Cpu)?;
+                .to_device(tch::Device::Cpu)?;
         }
     }
-    Ok(Tensor::f_cat(&states, 0)?)
+    let hidden: Vec<Tensor> = states.into_iter().map(|state| state.hidden).collect();
+    Ok(Tensor::f_cat(&hidden, 0)?)
 }

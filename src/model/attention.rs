@@ -36,6 +36,11 @@ impl KvCache {
         self.n_seen == 0
     }
 
+    /// Counts tokens whose keys and values another layer's cache has.
+    pub(super) fn pass(&mut self, n_tokens: i64) {
+        self.n_seen += n_tokens as usize;
+    }
+
     /// Forgets keys and values that no later token sees; they count as seen.
     fn forget(&mut self) {
         self.entries = None;
@@ -65,6 +70,22 @@ impl KvCache {
     }
 }
 
+/// Keys and values `[B, T, n_kv_heads, head_dim]` after those that `cache` holds of earlier tokens: all that these T tokens
+/// may look at.
+pub(super) fn remember(
+    cache: Option<&mut KvCache>,
+    key: Tensor,
+    value: Tensor,
+    window: Option<usize>,
+) -> Result<(Tensor, Tensor), Error> {
+    let Some(cache) = cache else {
+        return Ok((key, value));
+    };
+    let (key, value) = (key.f_transpose(1, 2)?, value.f_transpose(1, 2)?);
+    let (key, value) = cache.append(key, value, window)?;
+    Ok((key.f_transpose(1, 2)?, value.f_transpose(1, 2)?))
+}
+
 /// Queries that share a mask and a range of keys in libtorch. libtorch's CPU kernel computes whole blocks of 512 keys, masked or
 /// not, so handing it only the keys that some query sees saves up to half of the time; much smaller blocks save no more.
 const QUERY_BLOCK: i64 = 256;
@@ -84,8 +105,8 @@ pub(super) struct Scores {
     pub alibi: Option<f64>,
 }
 
-/// `query` is `[B, T, n_heads, head_dim]`, `key` `[B, T, n_kv_heads, head_dim]`, `value` `[B, T, n_kv_heads, value_dim]`; the
-/// result is `[B, T, n_heads * value_dim]`. `sinks` are `[n_heads]` float32: scores that take part in each token's softmax
+/// `query` is `[B, T, n_heads, head_dim]`, `key` `[B, T, n_kv_heads, head_dim]`, `value` `[B, T, n_kv_heads, value_dim]`; without
+/// a cache there may be more keys and values than queries, of which the last stands at the last key. The result is `[B, T, n_heads * value_dim]`. `sinks` are `[n_heads]` float32: scores that take part in each token's softmax
 /// and mix no value.
 pub(super) fn attention(
     query: &Tensor,
@@ -102,7 +123,8 @@ pub(super) fn attention(
         return by_chunks([query, key, value], scores, chunk, sinks, cache);
     }
     let falls = scores.alibi.is_some();
-    if on_cpu_in_bf16(query) && cache.is_none() && softcap.is_none() && !falls {
+    let whole = cache.is_none() && key.size()[1] == query.size()[1];
+    if on_cpu_in_bf16(query) && whole && softcap.is_none() && !falls {
         return by_kernel(query, key, value, scores, sinks);
     }
     let (head_dim, value_dim) = (query.size()[3], value.size()[3]);

@@ -1,80 +1,18 @@
 //! One decoder layer: everything but its linears as a [`Block`], and the whole of it in float as a [`Layer`].
 
-use super::attention::{Scores, attention};
+mod attend;
+
+use super::activation::{activate, gated, xielu};
+use super::attention::Scores;
 use super::config::{Activation, LatentConfig, MultipliersConfig, TemperatureConfig};
 use super::mixers::Mixer;
 use super::norm::Norm;
 use super::router::Router;
 use super::{
     Compute, Error, Kept, KvCache, LayerConfig, LayerPlan, Linear, Mix, Model, NormSite, QkNorm,
-    Role, Ropes, Slot, Stage, StageInput, Weights,
+    Role, Ropes, Slot, Stage, StageInput, State, Weights,
 };
-use crate::kernels::{self, gated::silu_mul};
-use crate::tensor::{bf16_slice, bf16_slice_mut, on_cpu_in_bf16};
 use tch::{Kind, Tensor};
-
-/// What flows from stage to stage.
-#[derive(Debug)]
-pub struct State {
-    /// The residual stream, `[B, T, hidden]`.
-    pub hidden: Tensor,
-    /// What mixing steps left for later stages, `[B, T, ..]` each, by [`Slot`].
-    slots: [Option<Tensor>; Slot::ALL.len()],
-}
-
-impl State {
-    /// The state before the first stage of a layer.
-    pub fn new(hidden: Tensor) -> Self {
-        Self {
-            hidden,
-            slots: Slot::ALL.map(|_| None),
-        }
-    }
-
-    /// What a mixing step left there.
-    ///
-    /// # Panics
-    /// Where none did: the plan of the layer is wrong.
-    pub fn slot(&self, slot: Slot) -> &Tensor {
-        let found = self.slots[slot as usize].as_ref();
-        found.unwrap_or_else(|| panic!("no step left {slot:?}"))
-    }
-
-    /// What a mixing step left there, if one did; the slot is empty then.
-    pub fn take_slot(&mut self, slot: Slot) -> Option<Tensor> {
-        self.slots[slot as usize].take()
-    }
-
-    /// Puts `tensor` there, or nothing.
-    pub fn set_slot(&mut self, slot: Slot, tensor: Option<Tensor>) {
-        self.slots[slot as usize] = tensor;
-    }
-
-    /// The slots that hold something.
-    pub fn filled(&self) -> impl Iterator<Item = Slot> + '_ {
-        let filled = |slot: &Slot| self.slots[*slot as usize].is_some();
-        Slot::ALL.into_iter().filter(filled)
-    }
-
-    /// The state with each of its tensors changed.
-    pub fn try_map<E>(&self, change: impl Fn(&Tensor) -> Result<Tensor, E>) -> Result<Self, E> {
-        let mut changed = Self::new(change(&self.hidden)?);
-        for slot in self.filled() {
-            changed.set_slot(slot, Some(change(self.slot(slot))?));
-        }
-        Ok(changed)
-    }
-
-    /// The same tensors, not copied.
-    #[must_use]
-    pub fn shallow_clone(&self) -> Self {
-        let slots = self.slots.each_ref();
-        Self {
-            hidden: self.hidden.shallow_clone(),
-            slots: slots.map(|slot| slot.as_ref().map(Tensor::shallow_clone)),
-        }
-    }
-}
 
 /// A decoder layer without its linears: its norms and the steps between its stages.
 #[derive(Debug)]
@@ -88,6 +26,8 @@ pub struct Block {
     qk_norm: QkNorm,
     /// Of queries and keys, where nothing is stored for them.
     plain_norm: Option<Norm>,
+    /// Of values.
+    value_norm: Option<Norm>,
     qkv_clip: Option<f64>,
     temperature: Option<TemperatureConfig>,
     /// `[n_heads]` float32.
@@ -102,6 +42,8 @@ pub struct Block {
     multipliers: MultipliersConfig,
     mixer: Option<Mixer>,
     router: Option<Router>,
+    /// What the residual stream is multiplied by after the layer, `[1]` in the kind of the forward pass.
+    layer_scale: Option<Tensor>,
 }
 
 impl Block {
@@ -126,6 +68,8 @@ impl Block {
             window,
             chunk,
             rope,
+            head_dim,
+            value_head_dim,
             ..
         } = plan.config;
         let kept = |used: Kept| -> Result<Option<Tensor>, Error> {
@@ -143,11 +87,12 @@ impl Block {
         Ok(Self {
             norms: norms.collect::<Result<_, Error>>()?,
             dense: dense.collect::<Result<_, Error>>()?,
-            head_dim: config.head_dim as i64,
-            value_head_dim: config.value_head_dim as i64,
+            head_dim: head_dim as i64,
+            value_head_dim: value_head_dim as i64,
             latent: config.latent,
             qk_norm,
             plain_norm: has_plain_norm.then(|| Norm::plain(config.norm_eps)),
+            value_norm: (model.arch.attention.value_norm).then(|| Norm::plain(config.norm_eps)),
             qkv_clip: config.qkv_clip,
             temperature: (config.temperature)
                 .filter(|temperature| !temperature.without_rope || rope.is_none()),
@@ -180,9 +125,14 @@ impl Block {
             },
             router: match (&model.arch.experts, &config.experts) {
                 (Some(row), Some(config)) if config.layers[layer] => {
-                    Some(Router::new(row.router, config, kept(Kept::Correction)?))
+                    let [correction, scale] = [Kept::Correction, Kept::ExpertScale].map(kept);
+                    Some(Router::new(row.router, config, correction?, scale?))
                 }
                 _ => None,
+            },
+            layer_scale: match kept(Kept::LayerScale)? {
+                None => None,
+                Some(scale) => Some(scale.f_to_kind(compute.kind)?),
             },
         })
     }
@@ -301,10 +251,9 @@ impl Block {
         }
         for mix in &stage.mixes {
             match mix {
-                Mix::Attention => {
-                    let qkv = [Role::Q, Role::K, Role::V].map(|role| parts.take(role));
+                Mix::Attention | Mix::LendingAttention(_) | Mix::BorrowingAttention { .. } => {
                     let cache = cache.as_deref_mut();
-                    let mut attended = self.attend(qkv, ropes, cache)?;
+                    let mut attended = self.attend(*mix, &mut parts, &mut state, ropes, cache)?;
                     if let Some(gate) = parts.find(Role::AttentionGate) {
                         attended = attended.f_mul_(&gate.f_sigmoid()?)?;
                     }
@@ -363,8 +312,22 @@ impl Block {
                     }
                     state.set_slot(Slot::Added, Some(output));
                 }
+                Mix::BesideExperts(site) => {
+                    let (_, output) = parts.only();
+                    let output = self.norm(*site).forward(&output)?;
+                    state.set_slot(Slot::BesideExperts, Some(output));
+                }
+                Mix::LayerInput => {
+                    let gate = parts.take(Role::Gate).f_to_kind(state.hidden.kind())?;
+                    let input = state.take_slot(Slot::LayerInput);
+                    let input = input.expect("filled before the layer");
+                    let activated = self.activated(gate)?.f_mul_(&input)?;
+                    state.set_slot(Slot::Activated, Some(activated));
+                }
+                Mix::LayerScale => self.scale_layer(&mut state)?,
                 Mix::Residual(norm) => {
-                    let (role, mut output) = parts.only();
+                    let (role, output) = parts.only();
+                    let mut output = output.f_to_kind(state.hidden.kind())?;
                     let scale = match role {
                         Role::O => self.multipliers.attention_output,
                         Role::MixerOutput => self.multipliers.mixer_output,
@@ -398,6 +361,14 @@ impl Block {
         Ok(())
     }
 
+    /// Multiplies the residual stream by what the layer stores for it.
+    pub(super) fn scale_layer(&self, state: &mut State) -> Result<(), Error> {
+        if let Some(scale) = &self.layer_scale {
+            state.hidden = state.hidden.f_mul(scale)?;
+        }
+        Ok(())
+    }
+
     /// `activation(gate) * up`, in the memory of `gate`.
     pub(super) fn gated(&self, gate: Tensor, up: &Tensor) -> Result<Tensor, Error> {
         gated(self.activation, gate, up)
@@ -408,108 +379,7 @@ impl Block {
         activate(self.activation, x)
     }
 
-    fn attend(
-        &self,
-        [query, key, value]: [Tensor; 3],
-        ropes: &Ropes,
-        cache: Option<&mut KvCache>,
-    ) -> Result<Tensor, Error> {
-        let start = cache.as_ref().map_or(0, |cache| cache.len());
-        let heads = |x: &Tensor| -> Result<Tensor, Error> {
-            let size = x.size();
-            Ok(x.f_view([size[0], size[1], -1, self.head_dim])?)
-        };
-        let placed = |x: Tensor, site: NormSite| -> Result<Tensor, Error> {
-            let norm = |x: Tensor, at: QkNorm| match self.find_norm(site) {
-                Some(norm) if self.qk_norm == at => norm.forward(&x),
-                _ => Ok(x),
-            };
-            let x = self.clip(norm(x, QkNorm::Whole)?)?;
-            let mut x = norm(heads(&x)?, QkNorm::Heads)?;
-            if let Some(rope) = self.rope {
-                x = ropes.get(rope).rotate(x, start)?;
-            }
-            match &self.plain_norm {
-                Some(norm) => norm.forward(&x),
-                None => norm(x, QkNorm::TurnedHeads),
-            }
-        };
-        let query = self.tempered(placed(query, NormSite::Query)?, start)?;
-        let key = placed(key, NormSite::Key)?;
-        let value = heads(&self.clip(value)?)?;
-        attention(
-            &query,
-            &key,
-            &value,
-            self.scores,
-            self.sinks.as_ref(),
-            cache,
-        )
-    }
-
-    /// Attention whose keys end in numbers that all heads share, which alone turn, as the query's last ones do.
-    fn attend_latent(
-        &self,
-        [query, turning_key]: [Tensor; 2],
-        [key, value]: [Tensor; 2],
-        ropes: &Ropes,
-        cache: Option<&mut KvCache>,
-    ) -> Result<Tensor, Error> {
-        let start = cache.as_ref().map_or(0, |cache| cache.len());
-        let turning_dim = self.latent.map_or(0, |latent| latent.turning_dim as i64);
-        let fixed_dim = self.head_dim - turning_dim;
-        let heads = |x: &Tensor, dim: i64| -> Result<Tensor, Error> {
-            let size = x.size();
-            Ok(x.f_reshape([size[0], size[1], -1, dim])?)
-        };
-        let turned = |x: Tensor| match self.rope {
-            Some(rope) => ropes.get(rope).rotate(x, start),
-            None => Ok(x),
-        };
-        let query = heads(&query, self.head_dim)?;
-        let fixed = query.f_narrow(3, 0, fixed_dim)?;
-        let turning = turned(query.f_narrow(3, fixed_dim, turning_dim)?)?;
-        let query = self.tempered(Tensor::f_cat(&[fixed, turning], 3)?, start)?;
-        let turning = turned(heads(&turning_key, turning_dim)?)?;
-        let turning = turning.f_expand([-1, -1, query.size()[2], -1], false)?;
-        let key = Tensor::f_cat(&[heads(&key, fixed_dim)?, turning], 3)?;
-        let value = heads(&value, self.value_head_dim)?;
-        attention(
-            &query,
-            &key,
-            &value,
-            self.scores,
-            self.sinks.as_ref(),
-            cache,
-        )
-    }
-
-    fn clip(&self, x: Tensor) -> Result<Tensor, Error> {
-        Ok(match self.qkv_clip {
-            None => x,
-            Some(bound) => x.f_clamp(-bound, bound)?,
-        })
-    }
-
-    /// The query `[B, T, n_heads, head_dim]`, whose first token stands at position `start`, times its temperature.
-    fn tempered(&self, query: Tensor, start: usize) -> Result<Tensor, Error> {
-        let Some(temperature) = self.temperature else {
-            return Ok(query);
-        };
-        let (start, len) = (start as i64, query.size()[1]);
-        let options = (Kind::Float, query.device());
-        let factors = Tensor::f_arange_start(start, start + len, options)?
-            .f_add_scalar(temperature.start)?
-            .f_div_scalar(temperature.interval)?
-            .f_floor()?
-            .f_log1p()?
-            .f_mul_scalar(temperature.strength)?
-            .f_add_scalar(1.0)?;
-        let tempered = query.f_mul(&factors.f_view([-1, 1, 1])?)?;
-        Ok(tempered.f_to_kind(query.kind())?)
-    }
-
-    fn find_norm(&self, site: NormSite) -> Option<&Norm> {
+    pub(super) fn find_norm(&self, site: NormSite) -> Option<&Norm> {
         self.norms
             .iter()
             .find(|norm| norm.0 == site)
@@ -558,52 +428,6 @@ impl Parts {
         assert_eq!(self.0.len(), 1, "one output");
         self.0.remove(0)
     }
-}
-
-/// `activation(gate) * up`, in the memory of `gate`.
-fn gated(activation: Activation, mut gate: Tensor, up: &Tensor) -> Result<Tensor, Error> {
-    gate = gate.f_contiguous()?;
-    if let Activation::ClampedSwiglu { alpha, limit } = activation {
-        let gate = gate.f_clamp_max_(limit)?;
-        let factor = up.f_clamp(-limit, limit)?.f_add_scalar_(1.0)?;
-        let turned_on = gate.f_mul_scalar(alpha)?.f_sigmoid_()?;
-        return Ok(gate.f_mul(&turned_on)?.f_mul_(&factor)?);
-    }
-    if activation == Activation::Silu && on_cpu_in_bf16(&gate) {
-        let up = up.f_contiguous()?;
-        silu_mul(
-            kernels::chosen(),
-            bf16_slice_mut(&mut gate),
-            bf16_slice(&up),
-        );
-        return Ok(gate);
-    }
-    Ok(activate(activation, gate)?.f_mul_(up)?)
-}
-
-/// xIELU with a layer's `alpha_p`, `alpha_n`, `beta` and `eps`.
-fn xielu([alpha_p, alpha_n, beta, eps]: &[Tensor; 4], x: &Tensor) -> Result<Tensor, Error> {
-    let wide = x.f_to_kind(Kind::Float)?;
-    let linear = wide.f_mul(beta)?;
-    let above = (wide.f_square()?.f_mul(&alpha_p.f_softplus()?)?).f_add(&linear)?;
-    let slope = alpha_n.f_softplus()?.f_add(beta)?;
-    let below = wide.f_minimum(eps)?.f_expm1()?.f_sub(&wide)?;
-    let below = below.f_mul(&slope)?.f_add(&linear)?;
-    let activated = above.f_where_self(&wide.f_gt(0)?, &below)?;
-    Ok(activated.f_to_kind(x.kind())?)
-}
-
-/// `activation(x)`, in the memory of `x`.
-fn activate(activation: Activation, mut x: Tensor) -> Result<Tensor, Error> {
-    Ok(match activation {
-        Activation::Silu => x.f_silu_()?,
-        Activation::Gelu => x.f_gelu_("none")?,
-        Activation::GeluTanh => x.f_gelu_("tanh")?,
-        Activation::Relu => x.f_relu_()?,
-        Activation::Relu2 => x.f_relu_()?.f_square_()?,
-        Activation::ClampedSwiglu { .. } => unreachable!("it takes a gate"),
-        Activation::Xielu => unreachable!("it takes a layer's numbers"),
-    })
 }
 
 /// A whole decoder layer in float.

@@ -5,17 +5,17 @@
 
 mod experts;
 mod latent;
+mod layers;
 mod mixer;
 mod rotary;
 
 use super::Error;
-use super::arch::{
-    Alibi, Architecture, AttentionScale, Bias, Joint, KvHeads, NormSite, RopeLayers, Scale, Split,
-    Temperature, WindowRule,
-};
+use super::arch::{Alibi, Architecture, AttentionScale, Bias, Joint, NormSite, Scale, Temperature};
 use super::keys::{Keys, usual};
 pub use experts::ExpertsConfig;
 pub use latent::LatentConfig;
+pub use layers::{KeysValues, LayerConfig};
+use layers::{Shape, layers};
 use mixer::Parts;
 pub use mixer::{MixerConfig, MultipliersConfig};
 pub use rotary::{RopeConfig, RopeScaling};
@@ -42,21 +42,6 @@ pub enum Activation {
     },
 }
 
-/// What differs between layers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LayerConfig {
-    /// How many positions a token sees, itself included; `None` for all.
-    pub window: Option<usize>,
-    /// A token sees only those of its own chunk, of so many positions.
-    pub chunk: Option<usize>,
-    /// Which of the model's rotary embeddings.
-    pub rope: Option<usize>,
-    /// Whether it has attention, another mixer, an MLP or experts.
-    pub attention: bool,
-    pub mixer: bool,
-    pub mlp: bool,
-}
-
 /// Which linears have a bias.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "one for each kind of linear")]
@@ -65,6 +50,27 @@ pub struct Biases {
     pub attention_output: bool,
     pub mlp: bool,
     pub head: bool,
+}
+
+/// What each layer takes of its tokens themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LayerInputConfig {
+    /// Numbers of a token in a layer.
+    pub width: usize,
+    /// Tokens that have any.
+    pub vocab_size: usize,
+}
+
+impl LayerInputConfig {
+    /// Nothing where its width is 0.
+    fn new(keys: &Keys<'_>) -> Result<Option<Self>, Error> {
+        let width = keys.usize("hidden_size_per_layer_input")?.unwrap_or(0);
+        if width == 0 {
+            return Ok(None);
+        }
+        let vocab_size = keys.size("vocab_size_per_layer_input")?;
+        Ok(Some(Self { width, vocab_size }))
+    }
 }
 
 /// What a query is multiplied by at its position: `1 + strength ln(1 + floor((position + start) / interval))`.
@@ -82,14 +88,8 @@ pub struct TemperatureConfig {
 pub struct Config {
     pub vocab_size: usize,
     pub hidden_size: usize,
-    pub intermediate_size: usize,
     pub n_layers: usize,
     pub n_heads: usize,
-    pub n_kv_heads: usize,
-    /// Numbers of a head's query and key.
-    pub head_dim: usize,
-    /// Numbers of a head's value.
-    pub value_head_dim: usize,
     /// Where queries, keys and values are made of narrower vectors.
     pub latent: Option<LatentConfig>,
     /// Whether the norms of queries and keys that the family may have are there.
@@ -103,6 +103,7 @@ pub struct Config {
     pub ropes: Vec<RopeConfig>,
     pub biases: Biases,
     pub experts: Option<ExpertsConfig>,
+    pub layer_input: Option<LayerInputConfig>,
     /// The mixer that some layers have in attention's place, or beside it.
     pub mixer: Option<MixerConfig>,
     pub multipliers: MultipliersConfig,
@@ -147,42 +148,7 @@ impl Config {
         }
         let hidden_size = keys.size("hidden_size")?;
         let n_heads = keys.size("num_attention_heads")?;
-        let by_fourths =
-            (arch.attention.inputs.iter()).any(|linear| linear.split == Split::Fourths);
-        if by_fourths && n_heads % 4 != 0 {
-            return Err(keys.invalid("num_attention_heads", "a multiple of 4"));
-        }
-        let (kv_key, n_kv_heads) = match arch.kv_heads {
-            KvHeads::By(key) => (key, keys.usize(key)?.unwrap_or(n_heads)),
-            KvHeads::OneIf(key) => match keys.bool(key)? {
-                Some(true) => (key, 1),
-                _ => (key, n_heads),
-            },
-        };
-        if n_kv_heads == 0 || n_heads % n_kv_heads != 0 {
-            return Err(keys.invalid(
-                kv_key,
-                format!("a divisor of num_attention_heads, {n_heads}"),
-            ));
-        }
-        let latent = match arch.attention.latent {
-            Some(_) => Some(LatentConfig::new(&keys, n_heads, n_kv_heads)?),
-            None => None,
-        };
-        let head_dim = match (&latent, keys.usize("head_dim")?) {
-            (Some(latent), _) => latent.head_dim,
-            (None, Some(head_dim)) => head_dim,
-            (None, None) if hidden_size % n_heads == 0 => hidden_size / n_heads,
-            (None, None) => {
-                return Err(keys.invalid(
-                    "hidden_size",
-                    format!("a multiple of num_attention_heads, {n_heads}, or head_dim"),
-                ));
-            }
-        };
-        if head_dim == 0 || head_dim % 2 != 0 {
-            return Err(keys.invalid("head_dim", "an even number above 0"));
-        }
+        let shape = Shape::new(&keys, arch, hidden_size, n_heads)?;
         let n_layers = keys.size("num_hidden_layers")?;
         let max_position_embeddings = keys.size("max_position_embeddings")?;
         let flag = |bias: Bias| -> Result<bool, Error> {
@@ -225,24 +191,26 @@ impl Config {
         }
         let experts = experts.filter(|experts| experts.layers.contains(&true));
         let rotary = RotarySettings::new(&keys);
-        let turning_dim = latent.map_or(head_dim, |latent| latent.turning_dim);
+        let layers = layers(&keys, arch, &parts, shape, n_heads)?;
+        let turning_dim = |windowed: bool| {
+            let found = (layers.iter()).find(|layer| layer.window.is_some() == windowed);
+            let head_dim = found.map_or(shape.head_dim, |layer| layer.head_dim);
+            shape.latent.map_or(head_dim, |latent| latent.turning_dim)
+        };
         let ropes = ropes(
             &keys,
             &rotary,
             arch,
-            turning_dim,
+            [turning_dim(false), turning_dim(true)],
             max_position_embeddings as f64,
         )?;
+        let head_dim = shape.head_dim;
         Ok(Self {
             vocab_size: keys.size("vocab_size")?,
             hidden_size,
-            intermediate_size: intermediate_size(&keys, arch, hidden_size)?,
             n_layers,
             n_heads,
-            n_kv_heads,
-            head_dim,
-            value_head_dim: latent.map_or(head_dim, |latent| latent.value_head_dim),
-            latent,
+            latent: shape.latent,
             qk_norm: match arch.attention.qk_norm_if {
                 None => true,
                 Some(key) => keys.bool(key)?.unwrap_or(false),
@@ -255,7 +223,7 @@ impl Config {
             max_position_embeddings,
             norm_eps: keys.positive(arch.norm_eps)?.unwrap_or(1e-6),
             activation: activation(&keys)?,
-            layers: layers(&keys, arch, &parts, ropes.len())?,
+            layers,
             ropes,
             biases: Biases {
                 attention: flag(arch.attention.bias)?,
@@ -264,6 +232,10 @@ impl Config {
                 head: flag(arch.head_bias)?,
             },
             experts,
+            layer_input: match arch.layer_input {
+                None => None,
+                Some(_) => LayerInputConfig::new(&keys)?,
+            },
             mixer,
             multipliers,
             parallel: match arch.joint {
@@ -273,6 +245,7 @@ impl Config {
             },
             attention_scale: multipliers.scores.unwrap_or(1.0)
                 * match arch.attention.scale {
+                    AttentionScale::One => 1.0,
                     AttentionScale::HeadDim => 1.0 / (head_dim as f64).sqrt(),
                     AttentionScale::StretchedHeadDim => {
                         rotary.mscale()?.powi(2) / (head_dim as f64).sqrt()
@@ -302,28 +275,6 @@ impl Config {
             kind: kind(&keys)?,
         })
     }
-}
-
-/// The MLP's width, which is two thirds of what the config calls so where `block_auto_adjust_ff_dim` is true.
-fn intermediate_size(
-    keys: &Keys<'_>,
-    arch: &Architecture,
-    hidden_size: usize,
-) -> Result<usize, Error> {
-    if arch.four_times_wide && keys.get("intermediate_size").is_none() {
-        return Ok(4 * hidden_size);
-    }
-    let size = keys.size("intermediate_size")?;
-    if keys.bool("block_auto_adjust_ff_dim")? != Some(true) {
-        return Ok(size);
-    }
-    let size = 2 * size / 3;
-    Ok(match keys.positive("block_ffn_dim_multiplier")? {
-        None => size,
-        Some(factor) => {
-            ((factor * size as f64) as usize).next_multiple_of(keys.size("block_multiple_of")?)
-        }
-    })
 }
 
 fn activation(keys: &Keys<'_>) -> Result<Activation, Error> {
@@ -386,134 +337,6 @@ fn temperature(
     })
 }
 
-/// Windows and positions of all layers.
-fn layers(
-    keys: &Keys<'_>,
-    arch: &Architecture,
-    parts: &[Parts],
-    n_ropes: usize,
-) -> Result<Vec<LayerConfig>, Error> {
-    let n_layers = parts.len();
-    let positioned = match arch.rotary.layers {
-        RopeLayers::All | RopeLayers::Windowed => vec![true; n_layers],
-        RopeLayers::Never => vec![false; n_layers],
-        RopeLayers::Unless(key) => vec![keys.bool(key)? != Some(true); n_layers],
-        RopeLayers::AllIfRope => {
-            let kind = keys.str("position_embedding_type")?;
-            vec![kind == Some("rope"); n_layers]
-        }
-        RopeLayers::NoRopeLayers => match keys.get("no_rope_layers") {
-            None => {
-                let interval = keys.size("no_rope_layer_interval")?;
-                (1..=n_layers).map(|layer| layer % interval != 0).collect()
-            }
-            Some(list) => {
-                let flags = list.as_array().map(|flags| flags.iter().map(Value::as_u64));
-                let flags: Option<Vec<u64>> = flags.and_then(Iterator::collect);
-                let flags = flags
-                    .filter(|flags| flags.len() == n_layers)
-                    .ok_or_else(|| {
-                        let expected = format!("a list of num_hidden_layers, {n_layers}, numbers");
-                        keys.invalid("no_rope_layers", expected)
-                    })?;
-                flags.iter().map(|&flag| flag != 0).collect()
-            }
-        },
-    };
-    let mut windows = windows(keys, arch.window, &positioned)?;
-    let mut chunks = vec![None; n_layers];
-    if arch.window == WindowRule::Chunks {
-        std::mem::swap(&mut windows, &mut chunks);
-    }
-    let any_window = windows.iter().any(Option::is_some);
-    let reach = windows.iter().zip(chunks);
-    let layers = reach.zip(positioned).zip(parts);
-    let layers = layers.map(|(((&window, chunk), positioned), parts)| {
-        let positioned = match arch.rotary.layers {
-            RopeLayers::Windowed => window.is_some() || !any_window,
-            _ => positioned,
-        };
-        let rope = if window.is_some() { n_ropes - 1 } else { 0 };
-        LayerConfig {
-            window,
-            chunk,
-            rope: positioned.then_some(rope),
-            attention: parts.attention,
-            mixer: parts.mixer,
-            mlp: parts.mlp || parts.experts,
-        }
-    });
-    Ok(layers.collect())
-}
-
-/// `positioned` says which layers have positions of their own. Chunks are in the windows' place.
-fn windows(
-    keys: &Keys<'_>,
-    rule: WindowRule,
-    positioned: &[bool],
-) -> Result<Vec<Option<usize>>, Error> {
-    let n_layers = positioned.len();
-    let every_layer = || 0..n_layers;
-    let if_used = || match keys.bool("use_sliding_window")? {
-        Some(true) => keys.window(),
-        _ => Ok(None),
-    };
-    let (window, by_default): (_, Vec<bool>) = match rule {
-        WindowRule::Never => return Ok(vec![None; n_layers]),
-        WindowRule::EveryLayer => return Ok(vec![keys.window()?; n_layers]),
-        WindowRule::EveryLayerIfUsed => return Ok(vec![if_used()?; n_layers]),
-        WindowRule::ByLayerType => {
-            let window = if_used()?;
-            if keys.get("layer_types").is_none() {
-                let first = keys.usize("max_window_layers")?.ok_or(Error::Missing {
-                    key: "max_window_layers",
-                })?;
-                let windows = every_layer().map(|layer| window.filter(|_| layer >= first));
-                return Ok(windows.collect());
-            }
-            (window, Vec::new())
-        }
-        WindowRule::AllButEvery(key) => {
-            let interval = keys.usize(key)?.unwrap_or(usize::MAX).max(1);
-            let windowed = every_layer().map(|layer| (layer + 1) % interval != 0);
-            (keys.window()?, windowed.collect())
-        }
-        WindowRule::Chunks => (keys.length("attention_chunk_size")?, positioned.to_vec()),
-        WindowRule::WithoutRope => (if_used()?, positioned.iter().map(|&has| !has).collect()),
-    };
-    let Some(types) = keys.get("layer_types") else {
-        return Ok(by_default
-            .into_iter()
-            .map(|windowed| window.filter(|_| windowed))
-            .collect());
-    };
-    let types = types
-        .as_array()
-        .filter(|types| types.len() == n_layers)
-        .ok_or_else(|| {
-            keys.invalid(
-                "layer_types",
-                format!("a list of num_hidden_layers, {n_layers}, names"),
-            )
-        })?;
-    let (near, length) = match rule {
-        WindowRule::Chunks => ("chunked_attention", "attention_chunk_size"),
-        _ => ("sliding_attention", "sliding_window"),
-    };
-    types
-        .iter()
-        .map(|name| match (name.as_str(), window) {
-            (Some("full_attention"), _) => Ok(None),
-            (Some(name), Some(window)) if name == near => Ok(Some(window)),
-            (Some(name), None) if name == near => {
-                let expected = format!("full_attention only, because no {length} is in use");
-                Err(keys.invalid("layer_types", expected))
-            }
-            _ => Err(keys.unsupported("layer_types", &format!("full_attention, {near}"))),
-        })
-        .collect()
-}
-
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
@@ -553,12 +376,13 @@ mod tests {
     #[test]
     fn absent_keys_get_the_defaults_of_the_family() {
         let llama = read("llama", &json!({"num_key_value_heads": null}));
-        assert_eq!((llama.n_kv_heads, llama.head_dim), (4, 12));
+        let layer = llama.layers[0];
+        assert_eq!((layer.n_kv_heads, layer.head_dim), (4, 12));
         assert_eq!((llama.ropes[0].theta, llama.norm_eps), (10_000.0, 1e-6));
         assert_eq!(llama.activation, Activation::Silu);
         assert!(!llama.tie_word_embeddings && !llama.biases.attention);
         assert_eq!(windows("mistral", &json!({})), [Some(4096); 3]);
-        assert_eq!(read("qwen3", &json!({})).head_dim, 128);
+        assert_eq!(read("qwen3", &json!({})).layers[0].head_dim, 128);
         assert_eq!(
             read("qwen2", &json!({"torch_dtype": "bfloat16"})).kind,
             Some(Kind::BFloat16)
@@ -650,7 +474,7 @@ mod tests {
             "llama",
             &json!({"rope_scaling": {"rope_type": "ntk", "factor": 2.0}}),
             "config.json: rope_scaling.rope_type is \"ntk\", which is not implemented; \
-             supported: default, linear, dynamic, llama3, yarn, longrope",
+             supported: default, linear, dynamic, llama3, yarn, longrope, proportional",
         );
         refused(
             "llama",
@@ -732,7 +556,8 @@ mod tests {
             value_head_dim: 128,
         };
         assert_eq!(config.latent, Some(expected));
-        assert_eq!((config.head_dim, config.value_head_dim), (134, 128));
+        let layer = config.layers[0];
+        assert_eq!((layer.head_dim, layer.value_head_dim), (134, 128));
         assert_eq!(config.ropes[0].dim, 6);
         refused(
             "youtu",

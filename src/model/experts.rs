@@ -1,7 +1,6 @@
 //! A layer's experts: each runs on the tokens that were routed to it.
 
-use super::block::{Block, State};
-use super::{Error, Linear, Mix, Role, Slot, Stage};
+use super::{Block, Error, Linear, Mix, NormSite, Role, Slot, Stage, State};
 use tch::{Device, Tensor};
 
 impl Block {
@@ -117,10 +116,20 @@ impl Block {
     /// What follows the last expert of a stage: the residual stream takes what was added.
     pub fn finish_experts(&self, stage: &Stage, mut state: State) -> Result<State, Error> {
         for mix in &stage.mixes {
-            if let Mix::Experts(norm) = mix {
-                let added = state.take_slot(Slot::Added).expect("an expert has run");
-                state.set_slot(Slot::Routes, None);
-                self.add_to_residual(added, *norm, &mut state)?;
+            match mix {
+                Mix::Experts(norm) => {
+                    let mut added = state.take_slot(Slot::Added).expect("an expert has run");
+                    state.set_slot(Slot::Routes, None);
+                    if let Some(norm) = self.find_norm(NormSite::OfExperts) {
+                        added = norm.forward(&added)?;
+                    }
+                    if let Some(beside) = state.take_slot(Slot::BesideExperts) {
+                        added = added.f_add(&beside)?;
+                    }
+                    self.add_to_residual(added, *norm, &mut state)?;
+                }
+                Mix::LayerScale => self.scale_layer(&mut state)?,
+                _ => unreachable!("no linears of a stage of experts"),
             }
         }
         Ok(state)

@@ -8,6 +8,7 @@ use crate::tensor;
 use anyhow::Context as _;
 use safetensors::tensor::TensorView;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 use tch::{Kind, Tensor};
 
@@ -61,11 +62,18 @@ impl Weights for FormulaWeights {
         Ok(tensor::from_f32(&values(name, shape), shape)?.f_to_kind(self.kind)?)
     }
 
-    fn rows(&self, name: &str, shape: &[usize], ids: &[u32]) -> anyhow::Result<Tensor> {
+    fn rows(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+        ids: &[u32],
+        columns: Range<usize>,
+    ) -> anyhow::Result<Tensor> {
         let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
-        Ok(self
-            .tensor(name, shape)?
-            .f_index_select(0, &Tensor::f_from_slice(&ids)?)?)
+        let rows = self
+            .tensor(name, &shape)?
+            .f_index_select(0, &Tensor::f_from_slice(&ids)?)?;
+        Ok(rows.f_narrow(1, columns.start as i64, columns.len() as i64)?)
     }
 
     fn part(
@@ -84,17 +92,22 @@ impl Weights for FormulaWeights {
     }
 }
 
-/// Norms lie around 1, biases within a half, embeddings within 1, other matrices within `2 / sqrt(columns)`.
+/// Norms and factors lie around 1, biases within a half, what corrects a choice of experts within a tenth, embeddings within
+/// 1, other matrices within `2 / sqrt(columns)`.
 fn values(name: &str, shape: &[usize]) -> Vec<f32> {
     let columns = shape.last().copied().unwrap_or(1) as f32;
-    let (centre, width) = if name.ends_with("norm.weight") {
-        (1.0, 0.5)
-    } else if name.rsplit('.').next() == Some("bias") {
-        (0.0, 0.5)
-    } else if name.ends_with("embed_tokens.weight") || name.ends_with("embed_in.weight") {
-        (0.0, 1.0)
-    } else {
-        (0.0, 2.0 / columns.sqrt())
+    let mut parts = name.rsplit('.');
+    let (last, module) = (parts.next().unwrap_or(""), parts.next().unwrap_or(""));
+    let is_norm = module.contains("norm") || module.starts_with("ln_");
+    let (centre, width) = match last {
+        "weight" if is_norm => (1.0, 0.5),
+        "scale" | "per_expert_scale" | "layer_scalar" => (1.0, 0.5),
+        "bias" => (0.0, 0.5),
+        "e_score_correction_bias" | "expert_bias" => (0.0, 0.1),
+        _ if name.ends_with("embed_tokens.weight") || name.ends_with("embed_in.weight") => {
+            (0.0, 1.0)
+        }
+        _ => (0.0, 2.0 / columns.sqrt()),
     };
     hashes(name)
         .take(shape.iter().product())

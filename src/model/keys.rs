@@ -38,8 +38,10 @@ pub(super) fn usual(json: &Value, arch: &Architecture) -> Value {
 fn text(json: &Value, key: &str) -> Value {
     let mut config = json.get(key).cloned().unwrap_or_default();
     if let Some(object) = config.as_object_mut() {
-        let tied = json.get("tie_word_embeddings");
-        object.insert("tie_word_embeddings".to_owned(), tied.cloned().into());
+        object.remove("tie_word_embeddings");
+        if let Some(tied) = json.get("tie_word_embeddings") {
+            object.insert("tie_word_embeddings".to_owned(), tied.clone());
+        }
         for key in ["dtype", "torch_dtype"] {
             if let Some(value) = json.get(key) {
                 object.entry(key).or_insert_with(|| value.clone());
@@ -156,7 +158,8 @@ impl<'a> Keys<'a> {
         }
     }
 
-    fn name(&self, key: &str) -> String {
+    /// The key in the file.
+    pub fn name(&self, key: &str) -> String {
         if self.path.is_empty() {
             key.to_owned()
         } else {

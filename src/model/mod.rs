@@ -5,6 +5,7 @@
 //!
 //! No tensor here ever requires a gradient, so libtorch records none, on whatever thread the caller runs.
 
+mod activation;
 pub mod arch;
 mod attention;
 mod block;
@@ -21,6 +22,7 @@ mod norm;
 mod plan;
 mod rope;
 mod router;
+mod state;
 mod stored;
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
@@ -28,10 +30,10 @@ pub(crate) mod tests;
 
 pub use arch::{Architecture, NormKind, NormSite, QkNorm, Role};
 pub use attention::KvCache;
-pub use block::{Block, Layer, State};
+pub use block::{Block, Layer};
 pub use config::{
-    Activation, Biases, Config, ExpertsConfig, LatentConfig, LayerConfig, RopeConfig, RopeScaling,
-    TemperatureConfig,
+    Activation, Biases, Config, ExpertsConfig, KeysValues, LatentConfig, LayerConfig,
+    LayerInputConfig, RopeConfig, RopeScaling, TemperatureConfig,
 };
 pub use head::Head;
 pub use linear::Linear;
@@ -40,17 +42,25 @@ pub use plan::{
     ExpertPlan, Fold, Kept, LayerPlan, LinearPlan, Mix, NormPlan, Rows, Slot, Stage, StageInput,
 };
 pub use rope::Ropes;
+pub use state::State;
 pub use stored::{Packing, Stacked, Stored};
 
 use std::collections::HashSet;
+use std::ops::Range;
 use tch::{Device, Kind, Tensor};
 
 /// Where weights come from: a plain checkpoint, or a quantized directory that is dequantized on the way.
 pub trait Weights: Sync {
     /// The whole tensor `name` on the CPU, in any float kind. `shape` is what the model expects; another is an error.
     fn tensor(&self, name: &str, shape: &[usize]) -> anyhow::Result<Tensor>;
-    /// Rows `ids` of the matrix `name` of `shape`, on the CPU: `[ids.len(), shape[1]]`.
-    fn rows(&self, name: &str, shape: &[usize], ids: &[u32]) -> anyhow::Result<Tensor>;
+    /// These `columns` of rows `ids` of the matrix `name` of `shape`, on the CPU: `[ids.len(), columns.len()]`.
+    fn rows(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+        ids: &[u32],
+        columns: Range<usize>,
+    ) -> anyhow::Result<Tensor>;
     /// Part `index` of `parts` equal ones that the tensor `name` of `shape` is cut into along its first dimension, flat.
     fn part(
         &self,
@@ -201,15 +211,26 @@ impl Model {
             ];
             tensors.push((self.stored_name(positions.name).to_owned(), shape));
         }
-        for norm in arch.embedding_norm.into_iter().chain([arch.final_norm]) {
+        let mut add_norm = |name, len| {
             let norm = NormPlan {
                 site: NormSite::Attention,
                 kind: arch.norm,
-                name: self.stored_name(norm).to_owned(),
-                len: config.hidden_size,
+                name: self.stored_name(name).to_owned(),
+                len,
                 groups: 1,
             };
             tensors.extend(norm.tensors());
+        };
+        for norm in arch.embedding_norm.into_iter().chain([arch.final_norm]) {
+            add_norm(norm, config.hidden_size);
+        }
+        if let (Some(row), Some(input)) = (arch.layer_input, config.layer_input) {
+            add_norm(row.norm, input.width);
+            let all = config.n_layers * input.width;
+            let embedding = self.stored_name(row.embedding).to_owned();
+            tensors.push((embedding, vec![input.vocab_size, all]));
+            let projection = format!("{}.weight", self.stored_name(row.model_projection));
+            tensors.push((projection, vec![all, config.hidden_size]));
         }
         if !config.tie_word_embeddings {
             tensors.push((format!("{}.weight", self.stored_name(arch.head)), table));
@@ -237,8 +258,9 @@ impl Model {
             return Err(Error::TokenId { id, vocab_size });
         }
         let shape = [vocab_size, config.hidden_size];
+        let whole = 0..config.hidden_size;
         let name = self.stored_name(arch.embedding);
-        let mut embedded = compute.place(&weights.rows(name, &shape, ids)?)?;
+        let mut embedded = compute.place(&weights.rows(name, shape, ids, whole.clone())?)?;
         if let Some(scale) = config.embedding_scale {
             // transformers rounds the factor too.
             let scale = Tensor::from(scale);
@@ -254,7 +276,7 @@ impl Model {
                 (0..ids.len()).map(|index| (positions.offset + start + index % row_len) as u32);
             let shape = [seq_len + positions.offset, config.hidden_size];
             let name = self.stored_name(positions.name);
-            let learned = weights.rows(name, &shape, &rows.collect::<Vec<_>>())?;
+            let learned = weights.rows(name, shape, &rows.collect::<Vec<_>>(), whole)?;
             embedded = embedded.f_add_(&compute.place(&learned)?)?;
         }
         if let Some(name) = arch.embedding_norm {
@@ -264,6 +286,56 @@ impl Model {
             embedded = norm.forward(&embedded)?;
         }
         Ok(embedded)
+    }
+
+    /// Gives `state` what `layer` takes of its tokens `ids` themselves, where it takes anything. Each row's first token stands
+    /// at position `start`.
+    ///
+    /// A row of the table is all layers' inputs of a token; only this layer's part of it is read.
+    pub fn enter_layer(
+        &self,
+        weights: &dyn Weights,
+        compute: Compute,
+        layer: usize,
+        ids: &[u32],
+        start: usize,
+        state: &mut State,
+    ) -> Result<(), Error> {
+        let (Some(row), Some(config)) = (self.arch.layer_input, self.config.layer_input) else {
+            return Ok(());
+        };
+        let [n_rows, row_len] = [0, 1].map(|dim| state.hidden.size()[dim]);
+        let LayerInputConfig { width, vocab_size } = config;
+        if let Some(&id) = ids.iter().find(|&&id| id as usize >= vocab_size) {
+            return Err(Error::TokenId { id, vocab_size });
+        }
+        let (n_layers, hidden) = (self.config.n_layers, self.config.hidden_size);
+        let name = self.stored_name(row.embedding);
+        let own = layer * width..(layer + 1) * width;
+        let tokens = weights.rows(name, [vocab_size, n_layers * width], ids, own)?;
+        // transformers rounds this factor too, but not the others.
+        let factor = compute.place(&Tensor::from((width as f64).sqrt()))?;
+        let tokens = compute.place(&tokens)?.f_mul_(&factor)?;
+        let name = format!("{}.weight", self.stored_name(row.model_projection));
+        let projection = weights.part(&name, &[n_layers * width, hidden], layer, n_layers)?;
+        let projection = compute.place(&projection.f_view([width as i64, hidden as i64])?)?;
+        let embedded = self.embed(weights, compute, ids, row_len as usize, start)?;
+        let context = embedded.f_linear(&projection, None::<&Tensor>)?;
+        let context = context.f_mul_scalar((hidden as f64).powf(-0.5))?;
+        let (kind, eps) = (self.arch.norm, self.config.norm_eps);
+        let norm = Norm::load(
+            weights,
+            compute,
+            kind,
+            eps,
+            self.stored_name(row.norm),
+            width,
+        )?;
+        let both = norm.forward(&context)?.f_add_(&tokens)?;
+        let input = both.f_mul_scalar(0.5f64.sqrt())?;
+        let input = input.f_view([n_rows, row_len, width as i64])?;
+        state.set_slot(Slot::LayerInput, Some(input));
+        Ok(())
     }
 
     /// The final norm and the output projection.

@@ -30,7 +30,11 @@ impl Norm {
         len: usize,
     ) -> Result<Self, Error> {
         let load = |suffix: &str| -> Result<Tensor, Error> {
-            let tensor = weights.tensor(&format!("{name}.{suffix}"), &[len])?;
+            let name = match suffix {
+                "weight" => kind.weight_name(name),
+                _ => format!("{name}.{suffix}"),
+            };
+            let tensor = weights.tensor(&name, &[len])?;
             Ok(tensor.f_to_device(compute.device)?.f_to_kind(Kind::Float)?)
         };
         Ok(Self {
@@ -118,9 +122,18 @@ impl Norm {
                 .f_to_kind(x.kind())?
                 .f_mul_(&weight.f_to_kind(x.kind())?)?
         } else {
-            let gain = weight.f_add_scalar(f64::from(self.kind.offset()))?;
-            normalized.f_mul_(&gain)?.f_to_kind(x.kind())?
+            normalized
+                .f_mul_(&self.gain(weight)?)?
+                .f_to_kind(x.kind())?
         })
+    }
+
+    /// What a root mean square norm multiplies by, from what it stores.
+    fn gain(&self, weight: &Tensor) -> Result<Tensor, tch::TchError> {
+        match self.kind {
+            NormKind::RmsOverRoot => weight.f_div_scalar((weight.numel() as f64).sqrt()),
+            kind => weight.f_add_scalar(f64::from(kind.offset())),
+        }
     }
 
     /// The root mean square norm of each group.
@@ -131,7 +144,7 @@ impl Norm {
         let squares = wide.f_square()?.f_mean_dim(-1i64, true, Kind::Float)?;
         let inverse_rms = squares.f_add_scalar(self.eps)?.f_rsqrt()?;
         let normalized = wide.f_mul(&inverse_rms)?.f_flatten(-2, -1)?;
-        let gain = weight.f_add_scalar(f64::from(self.kind.offset()))?;
+        let gain = self.gain(weight)?;
         Ok(normalized.f_mul(&gain)?.f_to_kind(x.kind())?)
     }
 
@@ -155,7 +168,7 @@ impl Norm {
     /// The same by a kernel that reads and writes each number once, where libtorch makes float32 copies.
     fn in_one_pass(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor, tch::TchError> {
         let x = x.f_contiguous()?;
-        let weight = weight.f_add_scalar(f64::from(self.kind.offset()))?;
+        let weight = self.gain(weight)?;
         let mut normalized = x.f_empty_like()?;
         let norm = kernels::norm::Norm {
             weight: f32_slice(&weight),
@@ -188,11 +201,12 @@ mod tests {
     fn the_weight_is_used_as_the_kind_says() {
         let x = Tensor::from_slice(&[3.0f32, -4.0]).view([1, 2]);
         let weight = Tensor::from_slice(&[0.5f32, 2.0]);
-        let rms = 12.5f32.sqrt();
+        let (rms, root) = (12.5f32.sqrt(), 2f32.sqrt());
         for (kind, expected) in [
             (NormKind::Rms, [3.0 * 0.5 / rms, -4.0 * 2.0 / rms]),
             (NormKind::RmsLast, [3.0 * 0.5 / rms, -4.0 * 2.0 / rms]),
             (NormKind::RmsOffset, [3.0 * 1.5 / rms, -4.0 * 3.0 / rms]),
+            (NormKind::RmsOverRoot, [1.5 / rms / root, -8.0 / rms / root]),
             (NormKind::Layer, [0.5 + 0.25, -2.0 + 1.0]),
             (NormKind::LayerWeight, [0.5, -2.0]),
             (NormKind::LayerOffset, [1.5 + 0.25, -3.0 + 1.0]),

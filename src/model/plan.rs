@@ -64,14 +64,15 @@ impl Stage {
 
     /// Whether its mixing steps treat every token by itself.
     pub fn is_tokenwise(&self) -> bool {
-        !(self.mixes.iter())
-            .any(|mix| matches!(mix, Mix::Attention | Mix::LatentAttention | Mix::Mixer))
+        !(self.mixes.iter()).any(|mix| mix.is_attention() || *mix == Mix::Mixer)
     }
 
     /// The slots that its mixing steps fill, and how wide, in the order of [`Slot::ALL`].
     pub fn fills(&self) -> Vec<(Slot, usize)> {
-        let filled = self.mixes.iter().filter_map(|mix| match *mix {
-            Mix::Attention => Some((Slot::Attended, self.width(Role::Q))),
+        let mut filled: Vec<_> = (self.mixes.iter().filter_map(|mix| match *mix {
+            Mix::Attention | Mix::LendingAttention(_) | Mix::BorrowingAttention { .. } => {
+                Some((Slot::Attended, self.width(Role::Q)))
+            }
             Mix::LatentAttention => Some((Slot::Attended, self.width(Role::V))),
             Mix::Mixer => Some((Slot::Mixed, self.width(Role::X))),
             Mix::Keep(role, slot) => Some((slot, self.width(role))),
@@ -79,9 +80,16 @@ impl Stage {
             Mix::Route => Some((Slot::Routes, self.width(Role::Router))),
             Mix::SharedGate => Some((Slot::SharedGate, 1)),
             Mix::SharedExpert => Some((Slot::Added, self.out_features())),
-            Mix::Experts(_) | Mix::Residual(_) => None,
-        });
-        let mut filled: Vec<_> = filled.collect();
+            Mix::BesideExperts(_) => Some((Slot::BesideExperts, self.out_features())),
+            Mix::LayerInput => Some((Slot::Activated, self.width(Role::Gate))),
+            Mix::Experts(_) | Mix::Residual(_) | Mix::LayerScale => None,
+        }))
+        .collect();
+        for mix in &self.mixes {
+            if let Mix::LendingAttention(slots) = mix {
+                filled.extend(slots.map(|slot| (slot, self.width(Role::K))));
+            }
+        }
         filled.sort_by_key(|filled| filled.0 as usize);
         filled
     }
@@ -92,8 +100,12 @@ impl Stage {
         for mix in &self.mixes {
             match mix {
                 Mix::LatentAttention => emptied.extend([Slot::Query, Slot::TurningKey]),
+                Mix::BorrowingAttention { lent, last: true } => emptied.extend(*lent),
                 Mix::SharedExpert => emptied.push(Slot::SharedGate),
-                Mix::Experts(_) => emptied.extend([Slot::Routes, Slot::Added]),
+                Mix::Experts(_) => {
+                    emptied.extend([Slot::Routes, Slot::Added, Slot::BesideExperts]);
+                }
+                Mix::LayerInput => emptied.push(Slot::LayerInput),
                 _ => {}
             }
         }
@@ -110,6 +122,10 @@ pub enum Kept {
     Xielu(&'static str),
     /// What a router adds to its scores, `[experts]`, or with a dimension of 1 before it.
     Correction,
+    /// What each expert's weight is multiplied by, `[experts]`.
+    ExpertScale,
+    /// What the residual stream is multiplied by after the layer, `[1]`.
+    LayerScale,
     /// The mixer's convolution, `[channels, 1, kernel]`.
     Convolution,
     /// `[channels]`
@@ -176,10 +192,21 @@ pub enum Slot {
     Query,
     /// What another mixer makes, before its norm where that is the last step, `[B, T, width]`.
     Mixed,
+    /// What the MLP beside experts adds to the residual stream, `[B, T, hidden]`.
+    BesideExperts,
+    /// What the layer takes of its tokens themselves, `[B, T, hidden_size_per_layer_input]`. It is filled before the layer.
+    LayerInput,
+    /// Keys, as they are multiplied with queries, and values of all tokens so far that later layers without a window read,
+    /// `[B, S, n_kv_heads * head_dim]`.
+    Keys,
+    Values,
+    /// The same for layers with a window.
+    WindowedKeys,
+    WindowedValues,
 }
 
 impl Slot {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 16] = [
         Self::Attended,
         Self::Activated,
         Self::Routes,
@@ -190,14 +217,28 @@ impl Slot {
         Self::TurningKey,
         Self::Query,
         Self::Mixed,
+        Self::BesideExperts,
+        Self::LayerInput,
+        Self::Keys,
+        Self::Values,
+        Self::WindowedKeys,
+        Self::WindowedValues,
     ];
 }
 
 /// What turns the outputs of a stage's linears into what later stages read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mix {
-    /// Causal self-attention over Q, K, V, into [`Slot::Attended`].
+    /// Causal self-attention over Q, K and V, or K once more where there is no V, into [`Slot::Attended`].
     Attention,
+    /// The same; keys and values go into these slots too, for later layers.
+    LendingAttention([Slot; 2]),
+    /// Causal self-attention over Q and the keys and values that an earlier layer lent.
+    BorrowingAttention {
+        lent: [Slot; 2],
+        /// Whether no later layer reads them.
+        last: bool,
+    },
     /// The same over [`Slot::Query`], K, completed by [`Slot::TurningKey`], and V.
     LatentAttention,
     /// The layer's other mixer, into [`Slot::Mixed`].
@@ -214,10 +255,28 @@ pub enum Mix {
     SharedGate,
     /// The only output, gated where it has a gate, into [`Slot::Added`].
     SharedExpert,
-    /// [`Slot::Added`], through a norm where there is one, is added to the residual stream.
+    /// The only output, through a norm, into [`Slot::BesideExperts`].
+    BesideExperts(NormSite),
+    /// [`Slot::Added`] and [`Slot::BesideExperts`], through a norm where there is one, are added to the residual stream.
     Experts(Option<NormSite>),
+    /// `act(gate)` times [`Slot::LayerInput`], into [`Slot::Activated`].
+    LayerInput,
+    /// The residual stream times what the layer stores for it.
+    LayerScale,
     /// The only output, through a norm where there is one, is added to the residual stream.
     Residual(Option<NormSite>),
+}
+
+impl Mix {
+    pub fn is_attention(self) -> bool {
+        matches!(
+            self,
+            Self::Attention
+                | Self::LendingAttention(_)
+                | Self::BorrowingAttention { .. }
+                | Self::LatentAttention
+        )
+    }
 }
 
 /// Where the inverse of a channel scale of a stage's input can be folded, leaving the layer's function unchanged.
@@ -309,7 +368,7 @@ impl Rows {
 pub struct NormPlan {
     pub site: NormSite,
     pub kind: NormKind,
-    /// Its tensors' names without `.weight` or `.bias`.
+    /// Its tensors' names without `.weight` or `.bias`, where they have that.
     pub name: String,
     pub len: usize,
     /// Runs of the numbers that are normalized each by itself.
@@ -319,7 +378,7 @@ pub struct NormPlan {
 impl NormPlan {
     /// Its tensors, weight first.
     pub fn tensors(&self) -> impl Iterator<Item = (String, Vec<usize>)> {
-        let weight = (self.kind.has_weight()).then(|| format!("{}.weight", self.name));
+        let weight = (self.kind.has_weight()).then(|| self.kind.weight_name(&self.name));
         let bias = (self.kind.has_bias()).then(|| format!("{}.bias", self.name));
         let names = weight.into_iter().chain(bias);
         names.map(|name| (name, vec![self.len]))
@@ -337,11 +396,15 @@ impl LayerPlan {
             layer: config.layers[index],
         };
         let (mut attention, output) = resolver.mixing();
-        let [mut mlp, mlp_output] = resolver.mlp(&arch.mlp);
+        let [mut mlp, mut mlp_output] = resolver.mlp(&arch.mlp);
         let sparse = (arch.experts.as_ref()).zip(config.experts.as_ref());
         let sparse = sparse.filter(|(_, config)| config.layers[index]);
-        let stages = if let Some((row, config)) = sparse {
+        let mut stages = if let Some((row, config)) = sparse {
             attention.extend(output);
+            if row.beside_mlp {
+                mlp_output.mixes = vec![Mix::BesideExperts(NormSite::BesideExperts)];
+                attention.extend([mlp, mlp_output]);
+            }
             attention.extend(resolver.experts(row, config));
             attention
         } else if !resolver.layer.mlp {
@@ -366,6 +429,12 @@ impl LayerPlan {
             attention.push(mlp_output);
             attention
         };
+        if let (Some(row), Some(config)) = (arch.layer_input, config.layer_input) {
+            stages.extend(resolver.layer_input(row, config));
+        }
+        if let (Some(_), Some(last)) = (arch.layer_scale, stages.last_mut()) {
+            last.mixes.push(Mix::LayerScale);
+        }
         Self {
             stages,
             norms: resolver.norms(),
@@ -382,6 +451,12 @@ impl LayerPlan {
     /// All linears that stay in float, stage by stage.
     pub fn dense(&self) -> impl Iterator<Item = &LinearPlan> {
         self.stages.iter().flat_map(|stage| &stage.dense)
+    }
+
+    /// Whether the scale of `stage`'s input is that of all experts' too: they read the same.
+    pub fn scales_experts(&self, stage: &Stage) -> bool {
+        let mut experts = self.stages.iter().filter(|stage| !stage.experts.is_empty());
+        experts.any(|experts| experts != stage && experts.input == stage.input)
     }
 
     /// Every tensor that the layer is read from, with its shape: norms, sinks, biases, weights.

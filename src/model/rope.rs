@@ -124,6 +124,12 @@ fn frequencies(
             base_frequencies(theta, rope.dim)?.f_div_scalar(factor)?,
             1.0,
         ),
+        RopeScaling::Proportional { pairs, factor } => {
+            let whole = base_frequencies(theta, rope.dim)?.f_div_scalar(factor)?;
+            let (pairs, n_still) = (pairs as i64, rope.dim as i64 / 2 - pairs as i64);
+            let turning = whole.f_narrow(0, 0, pairs)?;
+            (turning.f_constant_pad_nd([0, n_still])?, 1.0)
+        }
         RopeScaling::Dynamic { factor } => {
             let max = max_position_embeddings as f64;
             let stretch = factor * max.max(seq_len as f64) / max - (factor - 1.0);

@@ -16,10 +16,17 @@ pub(super) struct Router {
     groups: Option<(usize, usize)>,
     /// Added to the scores for the choice alone, `[experts]` float32.
     correction: Option<Tensor>,
+    /// What each expert's weight is multiplied by, `[experts]` float32.
+    expert_scale: Option<Tensor>,
 }
 
 impl Router {
-    pub fn new(row: arch::Router, config: &ExpertsConfig, correction: Option<Tensor>) -> Self {
+    pub fn new(
+        row: arch::Router,
+        config: &ExpertsConfig,
+        correction: Option<Tensor>,
+        expert_scale: Option<Tensor>,
+    ) -> Self {
         Self {
             row,
             top_k: config.top_k,
@@ -28,6 +35,7 @@ impl Router {
             nearness: config.nearness,
             groups: config.groups,
             correction,
+            expert_scale,
         }
     }
 
@@ -56,7 +64,11 @@ impl Router {
         if let Some(factor) = self.scaling {
             weights = weights.f_mul_scalar(factor)?;
         }
-        Ok(scores.f_zeros_like()?.f_scatter(-1, &chosen, &weights)?)
+        let weights = scores.f_zeros_like()?.f_scatter(-1, &chosen, &weights)?;
+        Ok(match &self.expert_scale {
+            None => weights,
+            Some(scale) => weights.f_mul(scale)?,
+        })
     }
 }
 

@@ -78,8 +78,10 @@ fn forward(
             }
             .unwrap();
             let mut state = State::new(embedded.view([size[0], end - start, -1]));
-            for (layer, cache) in layers.iter().zip(&mut caches) {
+            for (index, (layer, cache)) in layers.iter().zip(&mut caches).enumerate() {
                 let cache = (ends.len() > 1).then_some(cache);
+                let start = start as usize;
+                (model.enter_layer(weights, compute, index, &chunk, start, &mut state)).unwrap();
                 state = layer.forward(state, &ropes, cache).unwrap();
             }
             start = end;
@@ -241,11 +243,16 @@ impl Weights for File {
         Ok(tensor::from_bytes(view.data(), view.dtype(), shape)?)
     }
 
-    fn rows(&self, name: &str, shape: &[usize], ids: &[u32]) -> anyhow::Result<Tensor> {
+    fn rows(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+        ids: &[u32],
+        columns: Range<usize>,
+    ) -> anyhow::Result<Tensor> {
         let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
-        Ok(self
-            .tensor(name, shape)?
-            .index_select(0, &Tensor::from_slice(&ids)))
+        let rows = (self.tensor(name, &shape)?).index_select(0, &Tensor::from_slice(&ids));
+        Ok(rows.narrow(1, columns.start as i64, columns.len() as i64))
     }
 
     fn part(

@@ -96,6 +96,8 @@ pub const FAMILIES: &[Family] = &[
     family("gemma", "Gemma 1", ALL),
     family("gemma2", "Gemma 2", ALL),
     family("gemma3_text", "Gemma 3 (text models)", ALL),
+    family("gemma4", "Gemma 4", &[]),
+    family("gemma4_text", "Gemma 4 (text models)", &[]),
     family("glm", "GLM-4 (`glm`)", ALL),
     family("glm4", "GLM-4-0414", ALL),
     family("glm4_moe", "GLM-4.5, GLM-4.6, GLM-4.7", &[Vllm, GptqModel]),

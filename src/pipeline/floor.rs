@@ -55,11 +55,9 @@ impl Work {
                 {
                     work.forward += mixer.operations() * tokens;
                 }
-                if (stage.mixes.iter())
-                    .any(|mix| matches!(mix, Mix::Attention | Mix::LatentAttention))
-                {
-                    let config = &model.config;
-                    let products = config.n_heads * (config.head_dim + config.value_head_dim);
+                if stage.mixes.iter().any(|mix| mix.is_attention()) {
+                    let (n_heads, dims) = (model.config.n_heads, &layer.config);
+                    let products = n_heads * (dims.head_dim + dims.value_head_dim);
                     let pairs = pairs(settings.seq_len, &layer.config);
                     work.forward += 2.0 * products as f64 * pairs * n_windows as f64;
                 }

@@ -58,33 +58,25 @@ pub struct Streams {
 }
 
 impl<'a> FoldProof<'a> {
-    /// Starts from the layer's real input `hidden` `[B, T, hidden]`.
-    pub fn new(
-        model: &Model,
-        weights: &dyn Weights,
-        layer: usize,
-        hidden: &Tensor,
-    ) -> Result<Self> {
+    /// Starts from the layer's real input.
+    pub fn new(model: &Model, weights: &dyn Weights, layer: usize, input: &State) -> Result<Self> {
         let compute = Compute {
             device: tch::Device::Cpu,
             kind: Kind::Float,
         };
-        let n_tokens = PROBE_TOKENS.min(hidden.size()[1]);
-        let probe = hidden
-            .f_narrow(0, 0, 1)?
-            .f_narrow(1, 0, n_tokens)?
-            .f_to_device(compute.device)?
-            .f_to_kind(compute.kind)?;
+        let n_tokens = PROBE_TOKENS.min(input.hidden.size()[1]);
+        let probe = input.try_map(|tensor| {
+            (tensor.f_narrow(0, 0, 1)?.f_narrow(1, 0, n_tokens)?)
+                .f_to_device(compute.device)?
+                .f_to_kind(compute.kind)
+        })?;
         Ok(Self {
             compute,
             original: (
                 Block::load(model, weights, compute, layer)?,
-                State::new(probe.shallow_clone()),
+                probe.shallow_clone(),
             ),
-            folded: (
-                Block::load(model, weights, compute, layer)?,
-                State::new(probe.shallow_clone()),
-            ),
+            folded: (Block::load(model, weights, compute, layer)?, probe),
             earlier: Vec::new(),
             ropes: model.ropes(compute, n_tokens as usize)?,
         })

@@ -13,7 +13,7 @@ use super::solve::{self, CLIP, FloatLinear, ScaleFound, Solved};
 use super::{Run, Times};
 use crate::cli::settings::Solver;
 use crate::fault::InputError;
-use crate::model::{Block, Fold, LayerPlan, Linear, LinearPlan, Mix, Stage, Stored};
+use crate::model::{Block, Fold, LayerPlan, Linear, LinearPlan, Stage, Stored};
 use crate::quant::{InputStats, QuantizedLinear, awq};
 use crate::report::LinearReport;
 
@@ -68,10 +68,11 @@ impl<'a> LayerRun<'a> {
         let mut reports = Vec::new();
         let folds = self.run.settings.solver.folds();
         let model = &self.run.source.model;
+        activations.enter_layer(model, self.run.source, self.layer)?;
         let mut proof = folds
             .then(|| {
-                let hidden = activations.first_hidden();
-                FoldProof::new(model, self.run.source, self.layer, hidden)
+                let state = activations.first_state();
+                FoldProof::new(model, self.run.source, self.layer, state)
             })
             .transpose()?;
         for (index, stage) in self.plan.stages.iter().enumerate() {
@@ -119,7 +120,12 @@ impl<'a> LayerRun<'a> {
         let mut reports = Vec::new();
         let mut running = Vec::new();
         // Where a router alone reads the input, only a search for the experts' scale needs its statistics.
-        if folds || !stage.linears.is_empty() {
+        if stage.linears.is_empty() && (!folds || stage.fold == Fold::None) {
+            if let Some(proof) = proof {
+                proof.advance_original(stage, &[], &[])?;
+                proof.advance_folded(stage, &[], &[], &self.block, &[])?;
+            }
+        } else {
             let stats = times
                 .statistics
                 .time(|| activations.observe(&self.block, stage))
@@ -141,7 +147,7 @@ impl<'a> LayerRun<'a> {
                 }
             }
         }
-        if advance {
+        if advance && !stage.mixes.is_empty() {
             times
                 .forward
                 .time(|| activations.advance(&self.block, stage, running))?;
@@ -245,7 +251,7 @@ impl<'a> LayerRun<'a> {
             .iter()
             .map(|linear| linear.weight.shallow_clone())
             .collect();
-        let scales_experts = stage.mixes.contains(&Mix::Route);
+        let scales_experts = self.plan.scales_experts(stage);
         if scales_experts {
             weights.extend(self.sample_experts()?);
         }

@@ -133,8 +133,13 @@ impl MemoryPlan {
 /// Elements of a token that mixing steps leave for later stages, at most.
 pub(super) fn slot_width(model: &Model, recompute: bool) -> usize {
     let mut widest = 0;
+    let mut places: Vec<(Slot, Range<usize>)> = Vec::new();
     for layer in &model.layers {
-        let mut places: Vec<(Slot, Range<usize>)> = Vec::new();
+        if let Some(input) = model.config.layer_input {
+            let start = first_fit(&places, input.width);
+            places.push((Slot::LayerInput, start..start + input.width));
+            widest = widest.max(start + input.width);
+        }
         for stage in &layer.stages {
             let empties = stage.empties();
             let empty =

@@ -87,10 +87,15 @@ impl TinyModel {
     pub fn of(config: &Value) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut config = config.clone();
-        config["vocab_size"] = VOCAB_SIZE.into();
+        let fit = |config: &mut Value| {
+            for key in ["vocab_size", "vocab_size_per_layer_input"] {
+                config[key] = VOCAB_SIZE.into();
+            }
+        };
+        fit(&mut config);
         config["torch_dtype"] = "bfloat16".into();
         if let Some(text) = config.get_mut("text_config") {
-            text["vocab_size"] = VOCAB_SIZE.into();
+            fit(text);
         }
         let model = Model::from_config(&config).unwrap();
         FormulaWeights::new(&model, tch::Kind::BFloat16)

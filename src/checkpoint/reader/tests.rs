@@ -304,7 +304,7 @@ fn wrong_requests_are_errors() {
     );
     let error = checkpoint.tensor("g", &[2]).unwrap_err();
     assert!(matches!(error, Error::NoTensor { .. }), "{error}");
-    let error = checkpoint.rows("f", &[2, 1], &[1, 2]).unwrap_err();
+    let error = checkpoint.rows("f", [2, 1], &[1, 2], 0..1).unwrap_err();
     assert!(
         matches!(
             error,
@@ -329,7 +329,7 @@ fn rows_are_those_asked_for() {
     let (_dir, checkpoint) = open(&[("model.safetensors", &raw_shard(header, &data))]);
     let checkpoint = checkpoint.unwrap();
     let rows = |ids: &[u32]| {
-        let rows = checkpoint.rows("table", &[4, 3], ids).unwrap();
+        let rows = checkpoint.rows("table", [4, 3], ids, 0..3).unwrap();
         assert_eq!(rows.size(), [ids.len() as i64, 3]);
         assert_eq!(rows.kind(), tch::Kind::BFloat16);
         tensor::to_f32(&rows).unwrap()
@@ -339,7 +339,10 @@ fn rows_are_those_asked_for() {
         [9.0, 10.0, 11.0, 0.0, 1.0, 2.0, 9.0, 10.0, 11.0]
     );
     assert!(rows(&[]).is_empty());
-    assert!(checkpoint.rows("table", &[3, 4], &[0]).is_err());
+    let part = checkpoint.rows("table", [4, 3], &[1, 3], 1..3).unwrap();
+    assert_eq!(part.size(), [2, 2]);
+    assert_eq!(tensor::to_f32(&part).unwrap(), [4.0, 5.0, 10.0, 11.0]);
+    assert!(checkpoint.rows("table", [3, 4], &[0], 0..4).is_err());
 }
 
 #[test]

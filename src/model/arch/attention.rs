@@ -21,6 +21,30 @@ pub struct Attention {
     /// The tensor with a score for each head that takes part in the softmax and mixes no value.
     pub sinks: Option<&'static str>,
     pub alibi: Alibi,
+    /// Whether each head's values are normalized, with nothing stored.
+    pub value_norm: bool,
+    pub full_layers: Option<FullLayers>,
+    pub borrowing: Option<Borrowing>,
+}
+
+/// What layers that see all tokens have of their own, where the others have a window. `per_layer_config` says it better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FullLayers {
+    /// The key of the width of their heads.
+    pub head_dim: &'static str,
+    /// The key that says whether their values are the keys, before norm and positions.
+    pub values_are_keys: &'static str,
+    /// The key of how many heads of keys and values there are then.
+    pub kv_heads: &'static str,
+}
+
+/// Last layers that compute no keys and values, but read those of the last layer of their reach that does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Borrowing {
+    /// The key of how many these are.
+    pub layers: &'static str,
+    /// The key that says whether their MLP is twice as wide.
+    pub double_mlp: &'static str,
 }
 
 /// Whether scores fall with the distance of a key, at a slope of its own for each head (Press et al. 2021,
@@ -78,6 +102,7 @@ pub enum Temperature {
 /// What the products of queries and keys are multiplied by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AttentionScale {
+    One,
     /// One over the root of `head_dim`.
     HeadDim,
     /// The same, times the square of `0.1 m ln(factor) + 1` where the rotary embedding is stretched and `mscale_all_dim`
@@ -156,6 +181,8 @@ pub enum WindowRule {
     /// Those that `layer_types` calls `sliding_attention`, or else all but every so many-th, as this key says; without
     /// such a key all.
     AllButEvery(&'static str),
+    /// The same, but for the last layer, whatever `layer_types` says.
+    AllButEveryAndLast(&'static str),
     /// If `use_sliding_window`: those that `layer_types` calls `sliding_attention`, or else those without positions.
     WithoutRope,
     /// Not to the last positions, but to those of their own chunk of `attention_chunk_size`: those that `layer_types`

@@ -61,6 +61,7 @@ pub const DBRX: Architecture = Architecture {
         ),
         bias: Bias::Never,
         shared: None,
+        beside_mlp: false,
     }),
     aliases: &[
         ("hidden_size", "d_model"),

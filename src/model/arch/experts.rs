@@ -14,12 +14,16 @@ pub struct Experts {
     pub bias: Bias,
     /// What every token goes through besides.
     pub shared: Option<Shared>,
+    /// Whether the layer's MLP runs beside them, each with norms of its own before and after it.
+    pub beside_mlp: bool,
 }
 
 /// Which layers have experts; a list `mlp_layer_types` in the config says it better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SparseLayers {
     All,
+    /// All, if this key is true.
+    AllIf(&'static str),
     /// From the number that this key holds on.
     From(&'static str),
     /// Every so many-th, from one number to another: as these keys say.
@@ -52,6 +56,8 @@ pub struct Router {
     pub groups: Option<GroupScore>,
     /// The key of what the weights are multiplied by.
     pub scaling: Option<&'static str>,
+    /// The tensor of what each expert's weight is multiplied by: inside the layer, the whole name.
+    pub expert_scale: Option<&'static str>,
 }
 
 /// A tensor of one number for each expert.
@@ -172,6 +178,7 @@ pub const fn sigmoid_router(name: &'static str, correction: &'static str) -> Rou
         renormalize: Bias::Always,
         groups: None,
         scaling: None,
+        expert_scale: None,
     }
 }
 
@@ -207,6 +214,7 @@ pub const fn llama_experts(router: Router) -> Experts {
         output: expert("mlp.experts.{}.down_proj", Role::Down),
         bias: Bias::Never,
         shared: None,
+        beside_mlp: false,
     }
 }
 
@@ -249,5 +257,6 @@ pub const fn softmax_router(name: &'static str, renormalize: Bias) -> Router {
         renormalize,
         groups: None,
         scaling: None,
+        expert_scale: None,
     }
 }

@@ -51,6 +51,7 @@ pub const GPT_OSS: Architecture = Architecture {
         ),
         bias: Bias::Always,
         shared: None,
+        beside_mlp: false,
     }),
     window: WindowRule::AllButEvery("sliding_window_pattern"),
     aliases: &[

@@ -44,6 +44,7 @@ pub const GRANITEMOE: Architecture = Architecture {
         ),
         bias: Bias::Never,
         shared: None,
+        beside_mlp: false,
     }),
     aliases: &[
         ("num_experts", "num_local_experts"),

@@ -27,6 +27,8 @@ pub const LLAMA: Architecture = Architecture {
     mixer: None,
     mlp: llama_mlp(Bias::If("mlp_bias")),
     experts: None,
+    layer_input: None,
+    layer_scale: None,
     four_times_wide: false,
     transposed: false,
     kv_heads: KvHeads::By("num_key_value_heads"),

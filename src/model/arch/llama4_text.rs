@@ -72,6 +72,7 @@ pub const LLAMA4_TEXT: Architecture = Architecture {
             width: SharedWidth::Experts("n_shared_experts"),
             gate: None,
         }),
+        beside_mlp: false,
     }),
     rotary: Rotary {
         pairs: Pairs::Neighbours,

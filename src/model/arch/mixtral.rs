@@ -14,6 +14,7 @@ pub const MIXTRAL_EXPERTS: Experts = Experts {
     output: expert("block_sparse_moe.experts.{}.w2", Role::Down),
     bias: Bias::Never,
     shared: None,
+    beside_mlp: false,
 };
 
 pub const MIXTRAL: Architecture = Architecture {

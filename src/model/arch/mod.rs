@@ -26,6 +26,8 @@ mod flex_olmo;
 mod gemma;
 mod gemma2;
 mod gemma3_text;
+mod gemma4;
+mod gemma4_text;
 mod glm;
 mod glm4;
 mod glm4_moe;
@@ -86,8 +88,8 @@ mod youtu;
 
 use super::Error;
 pub use attention::{
-    Alibi, Attention, AttentionScale, KvHeads, Latent, Pairs, Positions, QkNorm, RopeLayers,
-    Rotary, Temperature, WindowRule,
+    Alibi, Attention, AttentionScale, Borrowing, FullLayers, KvHeads, Latent, Pairs, Positions,
+    QkNorm, RopeLayers, Rotary, Temperature, WindowRule,
 };
 pub use experts::{
     Correction, ExpertLinear, Experts, GroupScore, Router, Scoring, Shared, SharedWidth,
@@ -156,6 +158,16 @@ pub enum NormSite {
     AfterMlp,
     /// Of what experts and what is beside them add to it, in the layers that have them.
     AfterExperts,
+    /// Of the residual stream, before the router, where the experts' norm is another one.
+    Router,
+    /// Of the residual stream, before experts that an MLP runs beside.
+    Experts,
+    /// Of what that MLP makes.
+    BesideExperts,
+    /// Of what those experts make together.
+    OfExperts,
+    /// Of what the tokens themselves add to the residual stream of a layer.
+    AfterLayerInput,
 }
 
 /// A linear as it is stored, which is how it is quantized and written: what runtimes have as one module stays one.
@@ -212,6 +224,8 @@ pub enum NormKind {
     RmsLast,
     /// `x / rms(x) * (1 + w)`
     RmsOffset,
+    /// `x / rms(x) * w / sqrt(len)`; the weight is stored under the norm's own name.
+    RmsOverRoot,
     /// `(x - mean(x)) / deviation(x) * w + b`
     Layer,
     /// The same without `b`.
@@ -227,7 +241,20 @@ impl NormKind {
     pub fn offset(self) -> f32 {
         match self {
             Self::RmsOffset | Self::LayerOffset => 1.0,
-            Self::Rms | Self::RmsLast | Self::Layer | Self::LayerWeight | Self::LayerPlain => 0.0,
+            Self::Rms
+            | Self::RmsLast
+            | Self::RmsOverRoot
+            | Self::Layer
+            | Self::LayerWeight
+            | Self::LayerPlain => 0.0,
+        }
+    }
+
+    /// What the weight of the norm `name` is stored as.
+    pub fn weight_name(self, name: &str) -> String {
+        match self {
+            Self::RmsOverRoot => name.to_owned(),
+            _ => format!("{name}.weight"),
         }
     }
 
@@ -240,7 +267,10 @@ impl NormKind {
     }
 
     pub fn subtracts_mean(self) -> bool {
-        !matches!(self, Self::Rms | Self::RmsLast | Self::RmsOffset)
+        matches!(
+            self,
+            Self::Layer | Self::LayerWeight | Self::LayerOffset | Self::LayerPlain
+        )
     }
 }
 
@@ -276,6 +306,22 @@ pub struct Scales {
     /// Of what attention and MLP add to the residual stream.
     pub residual: Scale,
     pub logits: Scale,
+}
+
+/// What each layer takes of its tokens themselves, beside what the layers before it made of them ("per-layer embeddings").
+/// Its width is `hidden_size_per_layer_input`; there is none where that is 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LayerInput {
+    /// Tensor name of the table: for each token the rows of all layers.
+    pub embedding: &'static str,
+    /// What all layers' inputs are made of besides, from the embedded tokens; without `.weight`.
+    pub model_projection: &'static str,
+    /// The norm of that, of each layer by itself; without `.weight`.
+    pub norm: &'static str,
+    /// From the residual stream to the gate of the layer's input, inside the layer; without `.weight`.
+    pub gate: &'static str,
+    /// From the gated input to the residual stream, likewise.
+    pub projection: &'static str,
 }
 
 /// One model family.
@@ -314,6 +360,9 @@ pub struct Architecture {
     pub mlp: Mlp,
     /// What some layers have in its place.
     pub experts: Option<Experts>,
+    pub layer_input: Option<LayerInput>,
+    /// The tensor of the number that the residual stream is multiplied by after a layer: inside it, the whole name.
+    pub layer_scale: Option<&'static str>,
     /// Whether the MLP is four times as wide as the residual stream where the config does not say.
     pub four_times_wide: bool,
     /// Whether linears are stored `[in, out]`.
@@ -360,6 +409,8 @@ pub const ARCHITECTURES: &[&Architecture] = &[
     &gemma::GEMMA,
     &gemma2::GEMMA2,
     &gemma3_text::GEMMA3_TEXT,
+    &gemma4::GEMMA4,
+    &gemma4_text::GEMMA4_TEXT,
     &glm::GLM,
     &glm4::GLM4,
     &glm4_moe::GLM4_MOE,
@@ -447,6 +498,9 @@ const fn llama_attention(bias: Bias, output_bias: Bias) -> Attention {
         temperature: Temperature::One,
         sinks: None,
         alibi: Alibi::Never,
+        value_norm: false,
+        full_layers: None,
+        borrowing: None,
     }
 }
 

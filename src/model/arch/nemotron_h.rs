@@ -65,6 +65,7 @@ pub const NEMOTRON_H: Architecture = Architecture {
             width: SharedWidth::By("moe_shared_expert_intermediate_size"),
             gate: None,
         }),
+        beside_mlp: false,
     }),
     rotary: Rotary {
         layers: RopeLayers::Never,

@@ -155,6 +155,7 @@ fn layers(keys: &Keys<'_>, rule: SparseLayers, n_layers: usize) -> Result<Vec<bo
             (0..n_layers).map(every).collect()
         }
         SparseLayers::All => vec![true; n_layers],
+        SparseLayers::AllIf(key) => vec![keys.bool(key)? == Some(true); n_layers],
         SparseLayers::From(key) => {
             let first = keys.usize(key)?.unwrap_or(0);
             (0..n_layers).map(|layer| layer >= first).collect()

@@ -12,6 +12,11 @@ pub enum RopeScaling {
     Linear {
         factor: f64,
     },
+    /// Only the first pairs turn; their frequencies are those of a head that turns whole.
+    Proportional {
+        pairs: usize,
+        factor: f64,
+    },
     Dynamic {
         factor: f64,
     },
@@ -111,16 +116,17 @@ fn mscale(factor: f64, weight: f64) -> f64 {
     }
 }
 
-/// The rotary embedding of all layers, or that of layers without a window and that of layers with one.
+/// The rotary embedding of all layers, or that of layers without a window and that of layers with one. `head_dims` are how
+/// many dimensions a head has in the former and in the latter.
 pub(super) fn ropes(
     keys: &Keys<'_>,
     settings: &RotarySettings<'_>,
     arch: &Architecture,
-    head_dim: usize,
+    [full_dim, windowed_dim]: [usize; 2],
     max_position_embeddings: f64,
 ) -> Result<Vec<RopeConfig>, Error> {
     let RotarySettings { path, json } = *settings;
-    let read = |json, path, theta_key| {
+    let read = |json, path, theta_key, head_dim| {
         let rope = Keys { json, path };
         rope_of(
             keys,
@@ -132,18 +138,28 @@ pub(super) fn ropes(
         )
     };
     let Some(windowed_key) = arch.rotary.windowed else {
-        return Ok(vec![read(json, path, "rope_theta")?]);
+        return Ok(vec![read(json, path, "rope_theta", full_dim)?]);
     };
     let nested = |name: &str| json.get(name).filter(|value| value.is_object());
     Ok(
         match (nested("full_attention"), nested("sliding_attention")) {
             (Some(full), Some(windowed)) => vec![
-                read(full, "rope_parameters.full_attention", "rope_theta")?,
-                read(windowed, "rope_parameters.sliding_attention", windowed_key)?,
+                read(
+                    full,
+                    "rope_parameters.full_attention",
+                    "rope_theta",
+                    full_dim,
+                )?,
+                read(
+                    windowed,
+                    "rope_parameters.sliding_attention",
+                    windowed_key,
+                    windowed_dim,
+                )?,
             ],
             _ => vec![
-                read(json, path, "rope_theta")?,
-                read(&Value::Null, path, windowed_key)?,
+                read(json, path, "rope_theta", full_dim)?,
+                read(&Value::Null, path, windowed_key, windowed_dim)?,
             ],
         },
     )
@@ -177,7 +193,13 @@ fn rope_of(
         _ => None,
     };
     let whole = (part_key, (head_dim as f64 * part.unwrap_or(1.0)) as usize);
-    let (key, dim) = given.unwrap_or(whole);
+    let (key, mut dim) = given.unwrap_or(whole);
+    let type_key = type_key(rope);
+    let kind = rope.str(type_key)?.unwrap_or("default");
+    let pairs = dim / 2;
+    if kind == "proportional" && dim <= head_dim {
+        dim = head_dim;
+    }
     if dim == 0 || !dim.is_multiple_of(2) || dim > head_dim {
         let expected = format!("a part that leaves an even number of head_dim, {head_dim}");
         return Err(keys.invalid(key, expected));
@@ -192,7 +214,6 @@ fn rope_of(
         None => keys.positive(theta_key)?.unwrap_or(10_000.0),
     };
     let alpha = rope.positive("alpha")?.filter(|_| rotary.alpha);
-    let type_key = type_key(rope);
     let factor = || {
         rope.positive("factor")?
             .ok_or_else(|| rope.missing("factor"))
@@ -204,8 +225,12 @@ fn rope_of(
                 .positive("original_max_position_embeddings")?
                 .unwrap_or(max_position_embeddings),
         };
-    let scaling = match rope.str(type_key)?.unwrap_or("default") {
+    let scaling = match kind {
         "default" => RopeScaling::Default,
+        "proportional" => RopeScaling::Proportional {
+            pairs,
+            factor: rope.positive("factor")?.unwrap_or(1.0),
+        },
         "linear" => RopeScaling::Linear { factor: factor()? },
         "dynamic" => match alpha {
             None => RopeScaling::Dynamic { factor: factor()? },
@@ -265,7 +290,7 @@ fn rope_of(
             }
         }
         _ => {
-            let supported = "default, linear, dynamic, llama3, yarn, longrope";
+            let supported = "default, linear, dynamic, llama3, yarn, longrope, proportional";
             return Err(rope.unsupported(type_key, supported));
         }
     };

@@ -24,24 +24,39 @@ impl Resolver<'_> {
     /// The stages of a layer's experts: first what all tokens go through, last the experts.
     pub(super) fn experts(&self, row: &Experts, config: &ExpertsConfig) -> Vec<Stage> {
         let hidden = self.config.hidden_size;
-        let (input, fold) = self.input(NormSite::Mlp);
+        // Experts beside an MLP read through a norm of their own, and so does their router.
+        let (router_input, input, fold) = if row.beside_mlp {
+            let (input, fold) = self.input(NormSite::Experts);
+            (self.input(NormSite::Router).0, input, fold)
+        } else {
+            let (input, fold) = self.input(NormSite::Mlp);
+            (input, input, fold)
+        };
         let mut dense = vec![self.small(
             row.router.name,
             Role::Router,
-            config.count,
+            [config.count, hidden],
             config.router_bias,
         )];
         let mut stages = Vec::new();
         let shared = row.shared.filter(|_| config.shared_width > 0);
         let mut first = Stage {
-            name: "MLP inputs",
-            input,
+            name: if row.beside_mlp {
+                "router"
+            } else {
+                "MLP inputs"
+            },
+            input: router_input,
             in_features: hidden,
             linears: Vec::new(),
             dense: Vec::new(),
             experts: Vec::new(),
             mixes: vec![Mix::Route],
-            fold,
+            fold: if row.beside_mlp {
+                Fold::None
+            } else {
+                fold.clone()
+            },
             remakable: false,
         };
         if let Some(shared) = shared {
@@ -52,7 +67,7 @@ impl Resolver<'_> {
                 .collect();
             first.mixes.push(mlp_mix(&first.linears));
             if let Some(gate) = shared.gate {
-                dense.push(self.small(gate, Role::SharedGate, 1, false));
+                dense.push(self.small(gate, Role::SharedGate, [1, hidden], false));
                 first.mixes.push(Mix::SharedGate);
             }
             stages.push(Stage {
@@ -74,6 +89,19 @@ impl Resolver<'_> {
         }
         first.dense = dense;
         stages.insert(0, first);
+        if row.beside_mlp {
+            stages.push(Stage {
+                name: "experts' inputs",
+                input,
+                in_features: hidden,
+                linears: Vec::new(),
+                dense: Vec::new(),
+                experts: Vec::new(),
+                mixes: Vec::new(),
+                fold,
+                remakable: false,
+            });
+        }
         let experts = (0..config.count).map(|index| {
             let linear = |linear, out, inp| self.expert_linear(linear, config, index, out, inp);
             let inputs = row.inputs.iter();
@@ -102,12 +130,18 @@ impl Resolver<'_> {
         stages
     }
 
-    /// A linear of the residual stream that stays in float.
-    fn small(&self, name: &str, role: Role, out_features: usize, has_bias: bool) -> LinearPlan {
+    /// A linear of `[out, in]` that stays in float.
+    pub(super) fn small(
+        &self,
+        name: &str,
+        role: Role,
+        [out_features, in_features]: [usize; 2],
+        has_bias: bool,
+    ) -> LinearPlan {
         LinearPlan {
             name: format!("{}.{name}", self.prefix),
             out_features,
-            in_features: self.config.hidden_size,
+            in_features,
             has_bias,
             parts: vec![(role, Rows::all(out_features))],
             stored: Stored::Own,

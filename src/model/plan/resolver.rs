@@ -3,9 +3,10 @@
 use super::{Fold, Kept, LinearPlan, Mix, NormPlan, Rows, Slot, Stage, StageInput, XIELU};
 use crate::model::Config;
 use crate::model::arch::{
-    Architecture, Attention, Experts, Latent, LinearSpec, Mlp, NormSite, QkNorm, Role, Split,
+    Architecture, Attention, Experts, Latent, LayerInput, LinearSpec, Mlp, NormKind, NormSite,
+    QkNorm, Role, Split,
 };
-use crate::model::config::{Activation, ExpertsConfig, LayerConfig};
+use crate::model::config::{Activation, ExpertsConfig, KeysValues, LayerConfig, LayerInputConfig};
 use crate::model::stored::Stored;
 
 /// What names and shapes of one layer follow from.
@@ -21,8 +22,14 @@ pub(super) struct Resolver<'a> {
 impl Resolver<'_> {
     pub(super) fn has(&self, site: NormSite) -> bool {
         let asked_for = match site {
-            NormSite::Query | NormSite::Key => self.config.qk_norm && self.layer.attention,
-            NormSite::AfterExperts => self.is_sparse,
+            NormSite::Query => self.config.qk_norm && self.layer.attention,
+            NormSite::Key => self.config.qk_norm && self.layer.attention && !self.borrows(),
+            NormSite::AfterExperts
+            | NormSite::Router
+            | NormSite::Experts
+            | NormSite::BesideExperts
+            | NormSite::OfExperts => self.is_sparse,
+            NormSite::AfterLayerInput => self.config.layer_input.is_some(),
             NormSite::Mixer => {
                 let mixer = self.config.mixer.as_ref().filter(|_| self.layer.mixer);
                 mixer.is_some_and(|mixer| mixer.has_norm)
@@ -52,7 +59,14 @@ impl Resolver<'_> {
             };
             Some((Kept::Correction, named(correction.name), shape))
         });
-        let mut kept: Vec<_> = sinks.into_iter().chain(correction).collect();
+        let expert_scale = sparse.and_then(|(row, config)| {
+            let name = row.router.expert_scale?;
+            Some((Kept::ExpertScale, named(name), vec![config.count]))
+        });
+        let layer_scale = self.arch.layer_scale;
+        let layer_scale = layer_scale.map(|name| (Kept::LayerScale, named(name), vec![1]));
+        let kept = sinks.into_iter().chain(correction).chain(expert_scale);
+        let mut kept: Vec<_> = kept.chain(layer_scale).collect();
         if self.config.activation == Activation::Xielu {
             for (name, shape) in XIELU {
                 let stored = named(&format!("mlp.act_fn.{name}"));
@@ -66,14 +80,15 @@ impl Resolver<'_> {
     pub(super) fn norms(&self) -> Vec<NormPlan> {
         let (config, qk_norm) = (self.config, self.arch.attention.qk_norm);
         let heads = |n_heads: usize| match qk_norm {
-            QkNorm::Heads | QkNorm::TurnedHeads | QkNorm::PlainTurnedHeads => config.head_dim,
-            QkNorm::Whole => n_heads * config.head_dim,
+            QkNorm::Heads | QkNorm::TurnedHeads | QkNorm::PlainTurnedHeads => self.layer.head_dim,
+            QkNorm::Whole => n_heads * self.layer.head_dim,
         };
         let norms = self.arch.norms.iter().filter(|norm| self.has(norm.0));
         let norms = norms.map(|&(site, name)| NormPlan {
             site,
             kind: match (site, &self.arch.mixer) {
                 (NormSite::Mixer, Some(mixer)) => mixer.norm,
+                (NormSite::Router, _) => NormKind::RmsOverRoot,
                 _ => self.arch.norm,
             },
             name: format!("{}.{name}", self.prefix),
@@ -83,9 +98,14 @@ impl Resolver<'_> {
                 | NormSite::Mlp
                 | NormSite::AfterAttention
                 | NormSite::AfterMlp
-                | NormSite::AfterExperts => config.hidden_size,
+                | NormSite::AfterExperts
+                | NormSite::Router
+                | NormSite::Experts
+                | NormSite::BesideExperts
+                | NormSite::OfExperts
+                | NormSite::AfterLayerInput => config.hidden_size,
                 NormSite::Query => heads(config.n_heads),
-                NormSite::Key => heads(config.n_kv_heads),
+                NormSite::Key => heads(self.layer.n_kv_heads),
                 NormSite::QueryLatent => self.rows(Role::QueryLatent),
                 NormSite::KeyValueLatent => self.rows(Role::KeyValueLatent),
                 NormSite::Mixer => self.mixer_norm_len(),
@@ -96,23 +116,23 @@ impl Resolver<'_> {
 
     /// Rows that a role has, in an MLP that is as wide as the model's.
     pub(super) fn rows(&self, role: Role) -> usize {
-        self.rows_of_width(role, self.config.intermediate_size)
+        self.rows_of_width(role, self.layer.intermediate_size)
     }
 
     /// Rows that a role has, in an MLP of this width.
     pub(super) fn rows_of_width(&self, role: Role, width: usize) -> usize {
-        let config = self.config;
+        let (config, layer) = (self.config, &self.layer);
         let latent = config.latent.unwrap_or_default();
         match role {
-            Role::Q => config.n_heads * config.head_dim,
-            Role::K => config.n_kv_heads * (config.head_dim - latent.turning_dim),
-            Role::V => config.n_kv_heads * config.value_head_dim,
+            Role::Q => config.n_heads * layer.head_dim,
+            Role::K => layer.n_kv_heads * (layer.head_dim - latent.turning_dim),
+            Role::V => layer.n_kv_heads * layer.value_head_dim,
             Role::QueryLatent => latent.query_rank.unwrap_or(0),
             Role::KeyValueLatent => latent.rank,
             Role::TurningKey => latent.turning_dim,
             Role::O | Role::Down => config.hidden_size,
             Role::Gate | Role::Up => width,
-            Role::AttentionGate => config.n_heads * config.value_head_dim,
+            Role::AttentionGate => config.n_heads * layer.value_head_dim,
             Role::Router | Role::SharedGate => unreachable!("they have linears of their own"),
             Role::OutputGate
             | Role::X
@@ -130,7 +150,7 @@ impl Resolver<'_> {
         has_bias: bool,
         in_features: usize,
     ) -> LinearPlan {
-        self.linear_of_width(spec, has_bias, in_features, self.config.intermediate_size)
+        self.linear_of_width(spec, has_bias, in_features, self.layer.intermediate_size)
     }
 
     /// A linear of an MLP whose width is not that of the model's.
@@ -143,7 +163,7 @@ impl Resolver<'_> {
     ) -> LinearPlan {
         let groups = match spec.split {
             Split::Blocks => 1,
-            Split::Heads => self.config.n_kv_heads,
+            Split::Heads => self.layer.n_kv_heads,
             Split::QueryHeads => self.config.n_heads,
             Split::Fourths => 4,
             Split::Groups => self.config.mixer.map_or(1, |mixer| mixer.n_groups),
@@ -203,6 +223,41 @@ impl Resolver<'_> {
         }
     }
 
+    /// Whether its attention reads an earlier layer's keys and values.
+    fn borrows(&self) -> bool {
+        matches!(self.layer.keys_values, KeysValues::Borrowed { .. })
+    }
+
+    /// The stages that add what the layer takes of its tokens themselves. Their linears are narrow, and stay in float.
+    pub(super) fn layer_input(&self, row: LayerInput, config: LayerInputConfig) -> [Stage; 2] {
+        let (hidden, width) = (self.config.hidden_size, config.width);
+        let stage = |name, input, dense: LinearPlan, mix| Stage {
+            name,
+            input,
+            in_features: dense.in_features,
+            linears: Vec::new(),
+            dense: vec![dense],
+            experts: Vec::new(),
+            mixes: vec![mix],
+            fold: Fold::None,
+            remakable: false,
+        };
+        [
+            stage(
+                "layer input gate",
+                StageInput::Hidden,
+                self.small(row.gate, Role::Gate, [width, hidden], false),
+                Mix::LayerInput,
+            ),
+            stage(
+                "layer input",
+                StageInput::Slot(Slot::Activated),
+                self.small(row.projection, Role::Down, [hidden, width], false),
+                self.residual(NormSite::AfterLayerInput),
+            ),
+        ]
+    }
+
     /// The norm there, if there is one.
     pub(super) fn site(&self, site: NormSite) -> Option<NormSite> {
         self.has(site).then_some(site)
@@ -214,7 +269,22 @@ impl Resolver<'_> {
 
     /// The stages before attention's output, and that one.
     pub(super) fn attention(&self, attention: &Attention) -> (Vec<Stage>, Stage) {
-        let linears = self.linears(attention.inputs, self.config.biases.attention);
+        let mut linears = self.linears(attention.inputs, self.config.biases.attention);
+        let computes = |role: Role| match role {
+            Role::K => !self.borrows(),
+            Role::V => !self.borrows() && !self.layer.values_are_keys,
+            _ => true,
+        };
+        linears.retain(|linear| linear.parts.iter().any(|part| computes(part.0)));
+        let lent = match self.layer.window {
+            None => [Slot::Keys, Slot::Values],
+            Some(_) => [Slot::WindowedKeys, Slot::WindowedValues],
+        };
+        let mix = match self.layer.keys_values {
+            KeysValues::Own => Mix::Attention,
+            KeysValues::Lent => Mix::LendingAttention(lent),
+            KeysValues::Borrowed { last } => Mix::BorrowingAttention { lent, last },
+        };
         let output = self.attention_output(attention, &linears);
         let (input, fold) = self.input(NormSite::Attention);
         let inputs = Stage {
@@ -224,7 +294,7 @@ impl Resolver<'_> {
             linears,
             dense: Vec::new(),
             experts: Vec::new(),
-            mixes: vec![Mix::Attention],
+            mixes: vec![mix],
             fold,
             remakable: false,
         };
@@ -293,17 +363,18 @@ impl Resolver<'_> {
     /// `linears` compute V among others.
     pub(super) fn attention_output(&self, attention: &Attention, linears: &[LinearPlan]) -> Stage {
         let config = self.config;
-        let (n_heads, n_kv_heads) = (config.n_heads, config.n_kv_heads);
-        let value_dim = config.value_head_dim;
+        let (n_heads, n_kv_heads) = (config.n_heads, self.layer.n_kv_heads);
+        let value_dim = self.layer.value_head_dim;
         let value_row = |channel: usize| {
             let (head, dim) = (channel / value_dim, channel % value_dim);
             head * n_kv_heads / n_heads * value_dim + dim
         };
         let width = n_heads * value_dim;
-        // A bound that values are clipped to lets no factor pass.
-        let fold = match config.qkv_clip {
-            None => fold_into(linears, Role::V, (0..width).map(value_row), false),
-            Some(_) => Fold::None,
+        // A bound that values are clipped to and a norm of them let no factor pass.
+        let fold = if config.qkv_clip.is_some() || attention.value_norm {
+            Fold::None
+        } else {
+            fold_into(linears, Role::V, (0..width).map(value_row), false)
         };
         Stage {
             name: "attention output",
@@ -334,7 +405,8 @@ impl Resolver<'_> {
     pub(super) fn mlp(&self, mlp: &Mlp) -> [Stage; 2] {
         let config = self.config;
         let linears = self.linears(mlp.inputs, config.biases.mlp);
-        let output_fold = self.fold_into_up(&linears, config.intermediate_size);
+        let width = self.layer.intermediate_size;
+        let output_fold = self.fold_into_up(&linears, width);
         let (input, fold) = self.input(NormSite::Mlp);
         [
             Stage {
@@ -351,12 +423,8 @@ impl Resolver<'_> {
             Stage {
                 name: "MLP output",
                 input: StageInput::Slot(Slot::Activated),
-                in_features: config.intermediate_size,
-                linears: vec![self.linear(
-                    &mlp.output,
-                    config.biases.mlp,
-                    config.intermediate_size,
-                )],
+                in_features: width,
+                linears: vec![self.linear(&mlp.output, config.biases.mlp, width)],
                 dense: Vec::new(),
                 experts: Vec::new(),
                 mixes: vec![self.residual(NormSite::AfterMlp)],

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use tch::{Kind, Tensor};
 
-use super::{Activations, to_device};
+use super::Activations;
 use crate::model::{Block, Linear, Slot, Stage};
 use crate::quant::{InputStats, InputSums};
 
@@ -138,7 +138,7 @@ impl Activations {
     pub fn finish_experts(&mut self, block: &Block, stage: &Stage) -> Result<()> {
         for batch in &mut self.batches {
             batch.open(Slot::Added)?;
-            let state = to_device(batch.state(), self.compute.device)?;
+            let state = batch.state().to_device(self.compute.device)?;
             let made = block.finish_experts(stage, state)?;
             batch.store(0, &made)?;
             for slot in stage.empties() {

@@ -29,12 +29,18 @@ def hashes(name, count):
 
 
 def tensor(name, shape):
-    """Norms lie around 1, biases within a half, embeddings within 1, other matrices within 2 / sqrt(columns)."""
+    """Norms and factors lie around 1, biases within a half, what corrects a choice of experts within a tenth, embeddings within
+    1, other matrices within 2 / sqrt(columns)."""
+    *modules, last = name.split(".")
+    module = modules[-1] if modules else ""
     centre, width = np.float32(0), np.float32(1)
-    if name.endswith("norm.weight"):
+    is_norm = "norm" in module or module.startswith("ln_")
+    if last == "weight" and is_norm or last in ("scale", "per_expert_scale", "layer_scalar"):
         centre, width = np.float32(1), np.float32(0.5)
-    elif name.endswith(".bias"):
+    elif last == "bias":
         width = np.float32(0.5)
+    elif last in ("e_score_correction_bias", "expert_bias"):
+        width = np.float32(0.1)
     elif not name.endswith(("embed_tokens.weight", "embed_in.weight")):
         width = np.float32(2) / np.sqrt(np.float32(shape[-1] if shape else 1))
     unit = (hashes(name, int(np.prod(shape))) >> np.uint32(8)).astype(np.float32) / np.float32(1 << 24)

@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging
 
+import cases_gemma4
 import cases_gpt
 import cases_hybrid
 import cases_latent
@@ -174,7 +175,7 @@ CASES = {
 }
 
 
-CASES |= FAMILIES | cases_gpt.CASES | cases_hybrid.cases(family) | cases_latent.CASES | cases_moe.CASES
+CASES |= FAMILIES | cases_gemma4.CASES | cases_gpt.CASES | cases_hybrid.cases(family) | cases_latent.CASES | cases_moe.CASES
 # Families that transformers has under another name.
 ACTS_AS = {"internlm3": ("llama", "LlamaForCausalLM"), "kimi_k2": ("deepseek_v3", "DeepseekV3ForCausalLM")}
 # Names that transformers has for tensors that files and runtimes call otherwise.
