@@ -3,6 +3,7 @@ GPTQ, dequantized by the code below, which knows the formats' descriptions and n
 
 - `nibble eval` must find no difference between the packed directory and the dequantized one,
 - config.json must name every linear that is packed, and no other,
+- each tensor must be its original but for the grid's steps (with AWQ, but for a factor for each row and each column too),
 - transformers must load the dequantized tensors under their published names, and find the perplexity that Nibble finds.
 
 usage: families.py [--nibble PROGRAM] [--all] [NAME ...]      (in the environment of scripts/requirements/transformers.txt)
@@ -33,6 +34,8 @@ CALIBRATION = ["--group-size", "-1", "--seq-len", str(SEQ_LEN), "--num-samples",
 METHODS = {"AWQ-4bit": ["--awq"], "GPTQ-8bit": ["--gptq"]}
 # Relative difference of two perplexities that both come from the same float32 numbers.
 TOLERANCE = 1e-4
+# Most relative difference (Frobenius norms) of a tensor from its original; of one expert from its own, which few tokens calibrate.
+LIKENESS = {"AWQ-4bit": (0.15, 0.3), "GPTQ-8bit": (0.02, 0.02)}
 # Families whose stacked experts are stored [in, out], and those with gate's and up's rows in turns.
 TRANSPOSED = {"gpt_oss", "llama4_text"}
 IN_TURNS = {"gpt_oss"}
@@ -140,6 +143,32 @@ def published(written, shapes, config, quantization):
     return found
 
 
+def without_factors(found, original):
+    """`found` with its rows and columns multiplied by what brings it closest to `original`."""
+    fit = lambda a, b, axis: (a * b).sum(axis, keepdims=True) / np.maximum((a * a).sum(axis, keepdims=True), 1e-30)
+    for _ in range(20):
+        found = found * fit(found, original, 0)
+        found = found * fit(found, original, 1)
+    return found
+
+
+def hold_against_original(directory, tensors, originals):
+    """Vectors are left out with AWQ, which divides norms by what it multiplies columns by; `nibble` itself proves those."""
+    whole, of_expert = LIKENESS[directory]
+    is_awq = directory.startswith("AWQ")
+    for name, original in originals.items():
+        found = tensors[name]
+        if original.ndim < 2 and is_awq:
+            continue
+        bound = of_expert if original.ndim == 3 else whole
+        pairs = zip(found, original) if original.ndim == 3 else [(found, original)]
+        for index, (found, original) in enumerate(pairs):
+            if is_awq:
+                found = without_factors(found, original)
+            difference = np.linalg.norm(found - original) / max(np.linalg.norm(original), 1e-30)
+            assert difference < bound, f"{directory}: {name} [{index}] is {difference:.1%} off its original"
+
+
 def nibble_eval(program, directory, *options):
     command = [program, "eval", directory, "--windows", str(WINDOWS), "--seq-len", str(SEQ_LEN), "--json", "--quiet", *options]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
@@ -191,6 +220,8 @@ def check(program, name, config):
                 written |= {key: value.float().numpy() if value.is_floating_point() else value.numpy()
                             for key, value in load_torch(shard).items()}
             tensors = published(written, shapes, config, quantization)
+            originals = {key: weights[stored.get(key, key)] for key in shapes}
+            hold_against_original(directory, tensors, originals)
             float_model = pathlib.Path(scratch) / f"{directory}-float"
             float_model.mkdir()
             for file in ("config.json", "tokenizer.json"):

@@ -207,9 +207,14 @@ impl Block {
             .map(|linear| linear.forward(x))
             .collect::<Result<_, _>>()?;
         if !stage.dense.is_empty() {
-            let x = x.f_to_kind(Kind::Float)?;
+            let wide = x.f_to_kind(Kind::Float)?;
             for linear in &stage.dense {
-                outputs.push(self.dense(&linear.name).forward(&x)?);
+                let dense = self.dense(&linear.name);
+                outputs.push(if linear.is_projection() {
+                    dense.in_kind(x.kind())?.forward(x)?
+                } else {
+                    dense.forward(&wide)?
+                });
             }
         }
         Ok(outputs)

@@ -26,7 +26,7 @@ impl Linear {
         })
     }
 
-    /// The linear in float32: one that stays in float is small, and what it computes decides much.
+    /// The linear in float32, for one that stays in float: what it computes may decide much, and what is written is made of it.
     pub fn load_wide(
         linear: &LinearPlan,
         weights: &dyn Weights,
@@ -37,6 +37,15 @@ impl Linear {
             ..compute
         };
         Self::load(linear, weights, wide)
+    }
+
+    /// The same numbers in another kind.
+    pub fn in_kind(&self, kind: Kind) -> Result<Self, Error> {
+        let bias = self.bias.as_ref();
+        Ok(Self {
+            weight: self.weight.f_to_kind(kind)?,
+            bias: bias.map(|bias| bias.f_to_kind(kind)).transpose()?,
+        })
     }
 
     /// Multiplies the weight's columns by `scale` `[in]`.

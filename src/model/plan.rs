@@ -31,7 +31,7 @@ pub struct Stage {
     /// Width of what its linears read.
     pub in_features: usize,
     pub linears: Vec<LinearPlan>,
-    /// Linears that read the same input and stay in float: routers, gates of a few rows.
+    /// Linears that read the same input and stay in float: routers, gates of a few rows, what loaders take in float only.
     pub dense: Vec<LinearPlan>,
     /// Experts that the tokens routed to them go through; then it has no linears of its own.
     pub experts: Vec<ExpertPlan>,
@@ -323,6 +323,16 @@ impl LinearPlan {
     /// `[out, in]`
     pub fn shape(&self) -> [usize; 2] {
         [self.out_features, self.in_features]
+    }
+
+    /// Whether it is one of those that elsewhere are quantized, so that readers expect it to be: then it runs as they do.
+    /// Others that stay in float are small, run in float32, and decide much.
+    pub fn is_projection(&self) -> bool {
+        let mut parts = self.parts.iter();
+        parts.any(|part| {
+            use Role::{Down, Gate, K, Q, V};
+            matches!(part.0, Q | K | V | Gate | Down)
+        })
     }
 }
 

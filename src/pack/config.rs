@@ -18,11 +18,15 @@ pub struct Description<'a> {
     pub gptq: Option<GptqDetails>,
     /// Full names of the linear layers in decoder blocks that stay in float, such as routers.
     pub dense_linears: &'a [String],
+    /// Those of them that readers expect to be quantized.
+    pub dense_projections: &'a [String],
     /// Full name of the output head, which stays in float too.
     pub head: &'a str,
     /// Names inside a block of the linear layers that are quantized (`self_attn.q_proj`). GPTQ readers convert every
-    /// linear of a block unless told these; written only where some linear stays in float.
+    /// linear of a block unless told these; written where some linear stays in float, or where vLLM has other names.
     pub quantized_in_block: &'a [String],
+    /// Names inside a block that vLLM has for some of these, as the family's entry says.
+    pub named_by_vllm: &'a [&'a str],
 }
 
 /// The settings of the GPTQ solver, recorded for people; `desc_act` alone matters to a loader.
@@ -53,7 +57,7 @@ impl Description<'_> {
         // every other that contains it.
         let head = self.head.to_owned();
         let dense: Vec<&String> = self.dense_linears.iter().chain([&head]).collect();
-        json!({
+        let mut config = json!({
             "quant_method": "awq",
             "bits": self.scheme.bits,
             "group_size": group_size_number(self.scheme.group_size),
@@ -61,7 +65,12 @@ impl Description<'_> {
             "zero_point": true,
             "version": "gemm",
             "modules_to_not_convert": dense,
-        })
+        });
+        // GPTQModel does not read that list: with AWQ too it goes by its own one of a family's linears, and by these.
+        if !self.dense_projections.is_empty() {
+            config["dynamic"] = skip_rules(self.dense_projections);
+        }
+        config
     }
 
     fn gptq(&self, checkpoint_format: &str) -> Value {
@@ -77,7 +86,7 @@ impl Description<'_> {
             "sym": self.scheme.symmetric,
             "lm_head": false,
             "pack_dtype": "int32",
-            "dynamic": self.skip_rules(),
+            "dynamic": skip_rules(self.dense_linears),
             "true_sequential": true,
             "meta": {
                 "quantizer": [concat!("nibble:", env!("CARGO_PKG_VERSION"))],
@@ -92,20 +101,27 @@ impl Description<'_> {
             config["meta"]["static_groups"] = json!(details.static_groups);
             config["meta"]["act_group_aware"] = json!(details.act_group_aware && !details.desc_act);
         }
-        if !self.dense_linears.is_empty() {
-            config["modules_in_block_to_quantize"] = json!([self.quantized_in_block]);
+        if !self.dense_linears.is_empty() || !self.named_by_vllm.is_empty() {
+            let stored = self.quantized_in_block.iter().map(String::as_str);
+            let names: Vec<&str> = stored.chain(self.named_by_vllm.iter().copied()).collect();
+            config["modules_in_block_to_quantize"] = json!([names]);
         }
         config
     }
+}
 
-    /// One rule for each linear that stays in float: a regular expression on its full name.
-    fn skip_rules(&self) -> Value {
-        let rules = self
-            .dense_linears
-            .iter()
-            .map(|name| (format!("-:^{}$", name.replace('.', "\\.")), json!({})));
-        Value::Object(rules.collect())
-    }
+/// One rule for each linear that stays in float: a regular expression on its full name, whose first part vLLM leaves out of what
+/// sees and hears.
+fn skip_rules(linears: &[String]) -> Value {
+    let rules = linears.iter().map(|name| {
+        let (first, rest) = match name.strip_prefix("model.") {
+            Some(rest) => (r"(model\.)?", rest),
+            None => ("", &name[..]),
+        };
+        let rest = rest.replace('.', r"\.");
+        (format!("-:^{first}{rest}$"), json!({}))
+    });
+    Value::Object(rules.collect())
 }
 
 /// `config` for the quantized model: every key in its place, `quantization_config` set, and the dtype float16, in which
@@ -213,6 +229,7 @@ impl QuantizedFormat {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use crate::pack::Family;
     use crate::quant::GroupSize;
 
     fn description(format: Format, bits: u8, symmetric: bool) -> Description<'static> {
@@ -226,8 +243,10 @@ mod tests {
             },
             gptq: None,
             dense_linears: &[],
+            dense_projections: &[],
             head: "lm_head",
             quantized_in_block: &[],
+            named_by_vllm: &[],
         }
     }
 
@@ -302,12 +321,121 @@ mod tests {
         let gptq = describe(Format::GptqV1);
         assert_eq!(
             gptq["dynamic"],
-            json!({ r"-:^model\.layers\.0\.mlp\.gate$": {} })
+            json!({ r"-:^(model\.)?layers\.0\.mlp\.gate$": {} })
         );
         assert_eq!(
             gptq["modules_in_block_to_quantize"],
             json!([["self_attn.q_proj"]])
         );
+        // A router is in no reader's list of what is quantized; a projection is, and AWQ's list is not GPTQModel's.
+        assert_eq!(describe(Format::AwqGemm)["dynamic"], Value::Null);
+        let projections = Description {
+            dense_projections: &dense,
+            ..description(Format::AwqGemm, 4, false)
+        };
+        assert_eq!(
+            projections.quantization_config()["dynamic"],
+            gptq["dynamic"]
+        );
+    }
+
+    /// vLLM 0.32, `layers/quantization/utils/gptq_utils.py`: a linear of its own model is quantized if its name contains one of
+    /// the list; that of one which its class calls fused, if the names of its parts do.
+    #[test]
+    fn vllm_finds_its_own_names_in_the_list() {
+        const LLAMA: &[&str] = &[
+            "self_attn.q_proj",
+            "self_attn.k_proj",
+            "self_attn.v_proj",
+            "self_attn.o_proj",
+        ];
+        const GATED: &[&str] = &["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"];
+        const GPTJ: &[&str] = &[
+            "attn.q_proj",
+            "attn.k_proj",
+            "attn.v_proj",
+            "attn.out_proj",
+            "mlp.fc_in",
+            "mlp.fc_out",
+        ];
+        const MAMBA: &[&str] = &["mamba.in_proj", "mamba.out_proj"];
+        const LATENT: &[&str] = &[
+            "self_attn.q_a_proj",
+            "self_attn.q_b_proj",
+            "self_attn.kv_a_proj_with_mqa",
+            "self_attn.kv_b_proj",
+            "self_attn.o_proj",
+        ];
+        // How the linears are stored, and what vLLM looks for.
+        type Names = &'static [&'static str];
+        let families: [(&str, &[Names], Names); 5] = [
+            (
+                "gptj",
+                &[GPTJ],
+                &[
+                    "transformer.h.0.attn.qkv_proj",
+                    "transformer.h.0.attn.out_proj",
+                    "transformer.h.0.mlp.fc_in",
+                    "transformer.h.0.mlp.fc_out",
+                ],
+            ),
+            (
+                "stablelm",
+                &[LLAMA, GATED],
+                &[
+                    "model.layers.0.self_attn.qkv_proj",
+                    "model.layers.0.self_attn.o_proj",
+                    "model.layers.0.mlp.gate_up_proj",
+                    "model.layers.0.mlp.down_proj",
+                ],
+            ),
+            (
+                "falcon_h1",
+                &[LLAMA, MAMBA],
+                &[
+                    "model.layers.0.q_proj",
+                    "model.layers.0.k_proj",
+                    "model.layers.0.v_proj",
+                    "model.layers.0.o_proj",
+                    "model.36.mixer.in_proj",
+                    "model.36.mixer.out_proj",
+                ],
+            ),
+            (
+                "granitemoehybrid",
+                &[LLAMA, MAMBA],
+                &[
+                    "model.layers.5.self_attn.q_proj",
+                    "model.layers.0.mixer.in_proj",
+                    "model.layers.0.mixer.out_proj",
+                ],
+            ),
+            // The first of them has no name in vLLM.
+            (
+                "minicpm3",
+                &[LATENT, GATED],
+                &["", "model.layers.0.self_attn.q_b_proj"],
+            ),
+        ];
+        for (model_type, stored, expected) in families {
+            let stored = stored.concat().into_iter().map(str::to_owned);
+            let config = Description {
+                quantized_in_block: &stored.collect::<Vec<_>>(),
+                named_by_vllm: Family::find(model_type).unwrap().named_by_vllm,
+                ..description(Format::GptqV1, 4, true)
+            }
+            .quantization_config();
+            let list = config["modules_in_block_to_quantize"][0]
+                .as_array()
+                .unwrap();
+            for name in expected {
+                let found = (list.iter()).any(|part| name.contains(part.as_str().unwrap()));
+                assert!(found, "{model_type}: {name} in {list:?}");
+            }
+        }
+        // Where its names are those of the files it needs no list, and gets none.
+        let plain = description(Format::GptqV1, 4, true).quantization_config();
+        assert_eq!(plain["modules_in_block_to_quantize"], Value::Null);
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! Read in the sources of vLLM 0.32.0 (`model_executor/models/registry.py`, its transformers backend included),
 //! GPTQModel 7.7.0 (`models/auto.py`) and transformers 5.23.0; run only where README says so. A program is named where it takes both formats; some take one of them only. transformers 5 holds all
 //! experts of a layer in one tensor and replaces linears alone, so it loads no quantized experts. vLLM's DBRX and gpt-oss
-//! read their experts from stacked tensors, which these formats do not have.
+//! read their experts from stacked tensors, which these formats do not have. vLLM splits Mamba 2's packed linears between GPUs
+//! only where the number of these divides that of the groups.
 
 use super::loaders::{GPTQMODEL, TRANSFORMERS, VLLM_CPU, VLLM_GPU};
 
@@ -14,6 +15,10 @@ pub struct Family {
     /// As people call it.
     pub name: &'static str,
     loaders: &'static [Loader],
+    /// Names inside a block that vLLM's model has for linears that are stored under others, and cannot trace back: linears
+    /// that it fuses without its class saying so, and renamed ones. It looks for its own names in GPTQ's
+    /// `modules_in_block_to_quantize`, where a part of a name is enough; an empty one is a part of every name.
+    pub named_by_vllm: &'static [&'static str],
 }
 
 /// A program that loads quantized models.
@@ -67,6 +72,16 @@ const fn family(
         model_type,
         name,
         loaders,
+        named_by_vllm: &[],
+    }
+}
+
+impl Family {
+    const fn named_by_vllm(self, names: &'static [&'static str]) -> Self {
+        Self {
+            named_by_vllm: names,
+            ..self
+        }
     }
 }
 
@@ -78,7 +93,7 @@ pub const FAMILIES: &[Family] = &[
     family("apertus", "Apertus", ALL),
     family("arcee", "Arcee", &[Vllm, Transformers]),
     family("axk1", "A.X K1", &[Vllm]),
-    family("bloom", "BLOOM", &[]),
+    family("bloom", "BLOOM", &[Vllm]),
     family("codegen", "CodeGen", &[Transformers, GptqModel]),
     family("cohere", "Command R, Command R+", ALL),
     family("cohere2", "Command R7B, Command A", ALL),
@@ -91,13 +106,22 @@ pub const FAMILIES: &[Family] = &[
     family("exaone4", "EXAONE 4", ALL),
     family("exaone_moe", "K-EXAONE", &[Vllm]),
     family("falcon", "Falcon 1", &[Vllm, GptqModel]),
-    family("falcon_h1", "Falcon H1", &[Transformers, GptqModel]),
+    // models/falcon_h1.py gives its attention the layer's name, and its Mamba one of no layer.
+    family("falcon_h1", "Falcon H1", ALL).named_by_vllm(&[
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "mixer.in_proj",
+        "mixer.out_proj",
+    ]),
     family("flex_olmo", "FlexOlmo", &[Vllm]),
     family("gemma", "Gemma 1", ALL),
     family("gemma2", "Gemma 2", ALL),
     family("gemma3_text", "Gemma 3 (text models)", ALL),
-    family("gemma4", "Gemma 4", &[]),
-    family("gemma4_text", "Gemma 4 (text models)", &[]),
+    // models/gemma4.py loads keys for values where these are the keys.
+    family("gemma4", "Gemma 4", &[Vllm]).named_by_vllm(&["self_attn.v_proj"]),
+    family("gemma4_text", "Gemma 4 (text models)", &[Vllm]).named_by_vllm(&["self_attn.v_proj"]),
     family("glm", "GLM-4 (`glm`)", ALL),
     family("glm4", "GLM-4-0414", ALL),
     family("glm4_moe", "GLM-4.5, GLM-4.6, GLM-4.7", &[Vllm, GptqModel]),
@@ -106,10 +130,13 @@ pub const FAMILIES: &[Family] = &[
     family("gpt_bigcode", "StarCoder, SantaCoder", &[Vllm, GptqModel]),
     family("gpt_neox", "GPT-NeoX, Pythia", &[Vllm, GptqModel]),
     family("gpt_oss", "gpt-oss", &[GptqModel]),
-    family("gptj", "GPT-J", &[GptqModel]),
+    // models/gpt_j.py
+    family("gptj", "GPT-J", &[Vllm, GptqModel]).named_by_vllm(&["attn.qkv_proj"]),
     family("granite", "Granite 3", ALL),
     family("granitemoe", "Granite 3 with experts", &[Vllm]),
-    family("granitemoehybrid", "Granite 4", &[]),
+    // models/granitemoehybrid.py
+    family("granitemoehybrid", "Granite 4", &[Vllm])
+        .named_by_vllm(&["mixer.in_proj", "mixer.out_proj"]),
     family(
         "granitemoeshared",
         "Granite with experts and a shared one",
@@ -132,8 +159,9 @@ pub const FAMILIES: &[Family] = &[
         "Llama 1-3 and what is stored like it (SmolLM2, TinyLlama, Yi, …)",
         ALL,
     ),
-    family("llama4_text", "Llama 4 (text models)", &[GptqModel]),
-    family("minicpm3", "MiniCPM3", &[Transformers, GptqModel]),
+    family("llama4_text", "Llama 4 (text models)", &[Vllm, GptqModel]),
+    // models/minicpm3.py gives its q_a_proj no name.
+    family("minicpm3", "MiniCPM3", ALL).named_by_vllm(&[""]),
     family("minimax_m2", "MiniMax M2", &[Vllm]),
     family("ministral", "Ministral", &[Transformers]),
     family("ministral3", "Ministral 3 (text models)", ALL),
@@ -171,11 +199,9 @@ pub const FAMILIES: &[Family] = &[
     family("seed_oss", "Seed-OSS", ALL),
     family("smollm3", "SmolLM3", ALL),
     family("solar_open", "Solar Open", &[GptqModel]),
-    family(
-        "stablelm",
-        "StableLM (sequential)",
-        &[Transformers, GptqModel],
-    ),
+    // models/stablelm.py
+    family("stablelm", "StableLM (sequential)", ALL)
+        .named_by_vllm(&["self_attn.qkv_proj", "mlp.gate_up_proj"]),
     family("starcoder2", "StarCoder2", &[Vllm, GptqModel]),
     family("youtu", "Youtu-LLM", &[Transformers]),
 ];

@@ -68,6 +68,8 @@ impl Work {
 
     fn add_stage(&mut self, stage: &Stage, top_k: usize, settings: &Settings, tokens: f64) {
         self.add_linears(stage.out_features(), stage.in_features, settings, tokens);
+        let dense: usize = stage.dense.iter().map(|linear| linear.out_features).sum();
+        self.forward += 2.0 * (dense * stage.in_features) as f64 * tokens;
         // As if all experts saw the same number of tokens.
         let routed = tokens * top_k as f64 / stage.experts.len().max(1) as f64;
         for expert in &stage.experts {

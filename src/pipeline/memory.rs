@@ -8,7 +8,7 @@ use tch::Device;
 use super::batch::first_fit;
 use crate::cli::settings::Settings;
 use crate::fault::ResourceError;
-use crate::model::{Compute, LinearPlan, Mix, Model, Role, Slot, Stage, StageInput};
+use crate::model::{Compute, LinearPlan, Mix, Model, Slot, Stage, StageInput};
 use crate::report::human_bytes;
 
 /// Most tokens that run through a layer together: enough for full-speed products, few enough for a CPU's caches.
@@ -181,7 +181,10 @@ fn stage_bytes(stage: &Stage, element: usize) -> usize {
         copies + bytes(inputs, stage.in_features).max(bytes(rows * width, width))
     });
     let own = bytes(stage.out_features() * stage.in_features, stage.in_features);
-    experts.max().unwrap_or(0).max(own)
+    // What stays in float, and a copy of it as it runs.
+    let dense: usize = stage.dense.iter().map(|linear| linear.out_features).sum();
+    let dense = dense * stage.in_features * (4 + element);
+    experts.max().unwrap_or(0).max(own) + dense
 }
 
 /// Bytes of one token's temporaries in a stage: its normalized input (on the way to it two float32 copies, but not of
@@ -199,7 +202,8 @@ fn token_bytes(stage: &Stage, element: usize) -> usize {
     };
     let experts = stage.experts.iter();
     let expert = experts.map(|expert| expert.output.in_features).max();
-    let rows = stage.out_features() + stage.width(Role::Router) + 2 * expert.unwrap_or(0);
+    let dense: usize = stage.dense.iter().map(|linear| linear.out_features).sum();
+    let rows = stage.out_features() + dense + 2 * expert.unwrap_or(0);
     // Other mixers compute in float32.
     let wide = if stage.mixes.contains(&Mix::Mixer) {
         4 * rows * size_of::<f32>()

@@ -32,7 +32,7 @@ use crate::device::rates::Rates;
 use crate::device::vram::VramMonitor;
 use crate::fault::InputError;
 use crate::model::{Compute, LayerPlan};
-use crate::pack::{self, Description, GptqDetails, Verdict};
+use crate::pack::{self, Description, Family, GptqDetails, Verdict};
 use crate::quant::GroupSize;
 use crate::quant::gptq::ActOrder;
 use crate::report::progress::Progress;
@@ -283,7 +283,7 @@ fn quantize_layers(
                     .iter()
                     .map(|linear| linear.relative_error)
                     .sum::<f64>()
-                    / linears.len() as f64;
+                    / linears.len().max(1) as f64;
                 progress.stage_done(layer, stage.name, error, tokens_per_second);
                 vram.set_stage(&format!("layer {layer}, {}", stage.name));
             },
@@ -333,9 +333,20 @@ fn write_config(writer: &Writer, source: &ModelDir, settings: &Settings) -> Resu
         act_group_aware: gptq.act_order == ActOrder::GroupAware,
     });
     let layers = &source.model.layers;
-    let dense = layers.iter().flat_map(LayerPlan::dense);
-    let mut dense: Vec<String> = dense.map(|linear| linear.name.clone()).collect();
+    let dense = || layers.iter().flat_map(LayerPlan::dense);
+    let projections = dense().filter(|linear| linear.is_projection());
+    let projections: Vec<String> = projections.map(|linear| linear.name.clone()).collect();
+    let mut dense: Vec<String> = dense().map(|linear| linear.name.clone()).collect();
     dense.extend(unused_linears(source));
+    let layer_input = source.model.config.layer_input;
+    if let Some(row) = source
+        .model
+        .arch
+        .layer_input
+        .filter(|_| layer_input.is_some())
+    {
+        dense.push(source.model.stored_name(row.model_projection).to_owned());
+    }
     let mut in_block = Vec::new();
     for (index, layer) in layers.iter().enumerate() {
         let layers = source.model.stored_name(source.model.arch.layers);
@@ -352,8 +363,11 @@ fn write_config(writer: &Writer, source: &ModelDir, settings: &Settings) -> Resu
         scheme: settings.scheme,
         gptq,
         dense_linears: &dense,
+        dense_projections: &projections,
         head: source.model.stored_name(source.model.arch.head),
         quantized_in_block: &in_block,
+        named_by_vllm: Family::find(source.model.arch.model_type)
+            .map_or(&[], |family| family.named_by_vllm),
     };
     let quantization = description.quantization_config();
     let config = pack::edit_config(

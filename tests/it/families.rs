@@ -3,11 +3,12 @@
 use std::fs;
 use std::path::Path;
 
+use half::{bf16, f16};
 use nibble::model::{LayerPlan, Model};
-use safetensors::SafeTensors;
+use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
-use crate::support::{TinyModel, evaluate, nibble};
+use crate::support::{TinyModel, evaluate, json_file, nibble};
 
 const SMALL: &[&str] = &[
     "--group-size",
@@ -75,6 +76,72 @@ fn names_may_lack_their_first_part() {
         );
         let gptq = divergence(&short, name, &["--gptq"], "GPTQ-8bit");
         assert!(gptq < 0.03, "{name}: {gptq}");
+    }
+}
+
+/// What a loader would reorder wrongly is stored as numbers, and every reader is told so.
+#[test]
+fn projections_that_vllm_reorders_stay_in_float() {
+    let configurations = configurations();
+    for (name, projections) in [
+        (
+            "bloom",
+            &["transformer.h.1.self_attention.query_key_value"][..],
+        ),
+        (
+            "llama4_text",
+            &[
+                "model.layers.1.self_attn.q_proj",
+                "model.layers.1.self_attn.k_proj",
+                "model.layers.1.self_attn.v_proj",
+            ],
+        ),
+    ] {
+        let found = configurations.iter().find(|found| found.0 == name);
+        let config = &found.unwrap().1;
+        let model = TinyModel::of(config);
+        for (method, directory) in [("--awq", "AWQ-4bit"), ("--gptq", "GPTQ-8bit")] {
+            let run = nibble([SMALL, &[method, model.path_str()]].concat());
+            assert_eq!(run.code, 0, "{name}: {}", run.stderr);
+            let bytes = fs::read(model.path(directory).join("model.safetensors")).unwrap();
+            let tensors = SafeTensors::deserialize(&bytes).unwrap();
+            let original = fs::read(model.path("model.safetensors")).unwrap();
+            let original = SafeTensors::deserialize(&original).unwrap();
+            let config = json_file(&model.path(directory).join("config.json"));
+            let quantization = &config["quantization_config"];
+            for projection in projections {
+                let name = format!("{projection}.weight");
+                let written = tensors.tensor(&name).unwrap();
+                assert_eq!(written.dtype(), Dtype::F16);
+                let halves = written.data().as_chunks().0.iter();
+                let halves = halves.map(|&half| f16::from_le_bytes(half).to_f32());
+                let numbers = original.tensor(&name).unwrap().data().as_chunks().0.iter();
+                let numbers = numbers.map(|&number| bf16::from_le_bytes(number).to_f32());
+                assert!(halves.eq(numbers.map(|number| f16::from_f32(number).to_f32())));
+                let rule = match projection.strip_prefix("model.") {
+                    Some(rest) => format!(r"(model\.)?{}", rest.replace('.', r"\.")),
+                    None => projection.replace('.', r"\."),
+                };
+                let rule = format!("-:^{rule}$");
+                assert!(
+                    quantization["dynamic"].get(&rule).is_some(),
+                    "{quantization}"
+                );
+                let listed = |key: &str, name: &str| {
+                    let list = quantization[key].as_array().unwrap();
+                    list.iter().any(|entry| entry == name)
+                };
+                if method == "--awq" {
+                    assert!(listed("modules_to_not_convert", projection));
+                }
+            }
+            if method == "--gptq" {
+                let inside = quantization["modules_in_block_to_quantize"][0].to_string();
+                let kept = ["query_key_value", "q_proj", "k_proj", "v_proj"];
+                assert!(!kept.iter().any(|name| inside.contains(name)), "{inside}");
+                assert!(inside.contains("self_att"), "{inside}");
+            }
+        }
     }
 }
 

@@ -7,6 +7,8 @@ use super::{Bias, LinearSpec};
 pub struct Attention {
     /// They compute Q, K and V; none where those are made of latents.
     pub inputs: &'static [LinearSpec],
+    /// Whether these stay in float, because vLLM puts their rows in another order and does that wrongly to packed ones.
+    pub float_inputs: bool,
     pub latent: Option<Latent>,
     pub bias: Bias,
     pub output: LinearSpec,

@@ -21,6 +21,8 @@ pub const BLOOM: Architecture = Architecture {
             parts: &[Role::Q, Role::K, Role::V],
             split: Split::Heads,
         }],
+        // vLLM sorts their rows by queries, keys and values along the first dimension, which is columns once they are packed.
+        float_inputs: true,
         output: linear("self_attention.dense", &[Role::O]),
         alibi: Alibi::Always,
         ..llama_attention(Bias::Always, Bias::Always)

@@ -20,6 +20,8 @@ pub const LLAMA4_TEXT: Architecture = Architecture {
     model_type: "llama4_text",
     architecture: "Llama4ForCausalLM",
     attention: Attention {
+        // vLLM turns halves of heads where neighbours turn here, and sorts rows for that only in what is called `weight`.
+        float_inputs: true,
         qk_norm: QkNorm::PlainTurnedHeads,
         qk_norm_if: Some("use_qk_norm"),
         temperature: Temperature::WithoutRope,

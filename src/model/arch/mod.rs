@@ -487,6 +487,7 @@ const fn llama_attention(bias: Bias, output_bias: Bias) -> Attention {
     ];
     Attention {
         inputs: INPUTS,
+        float_inputs: false,
         latent: None,
         bias,
         output: linear("self_attn.o_proj", &[Role::O]),
@@ -612,6 +613,10 @@ mod tests {
                 None => &[Role::Q, Role::K, Role::V],
                 Some(_) => &[],
             };
+            assert!(
+                inputs.len() == 3 || !arch.attention.float_inputs,
+                "{model_type}"
+            );
             let mut found = parts(arch.attention.inputs);
             found.retain(|&role| role != Role::AttentionGate);
             found.sort_unstable();

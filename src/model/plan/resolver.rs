@@ -285,14 +285,20 @@ impl Resolver<'_> {
             KeysValues::Lent => Mix::LendingAttention(lent),
             KeysValues::Borrowed { last } => Mix::BorrowingAttention { lent, last },
         };
-        let output = self.attention_output(attention, &linears);
         let (input, fold) = self.input(NormSite::Attention);
+        // A scale is for what is quantized: none goes into linears that stay in float, or into the norm before them alone.
+        let (linears, dense, fold) = if attention.float_inputs {
+            (Vec::new(), linears, Fold::None)
+        } else {
+            (linears, Vec::new(), fold)
+        };
+        let output = self.attention_output(attention, &linears);
         let inputs = Stage {
             name: "attention inputs",
             input,
             in_features: self.config.hidden_size,
             linears,
-            dense: Vec::new(),
+            dense,
             experts: Vec::new(),
             mixes: vec![mix],
             fold,
@@ -360,7 +366,7 @@ impl Resolver<'_> {
         (stages, output)
     }
 
-    /// `linears` compute V among others.
+    /// `linears` compute V among others, unless that stays in float.
     pub(super) fn attention_output(&self, attention: &Attention, linears: &[LinearPlan]) -> Stage {
         let config = self.config;
         let (n_heads, n_kv_heads) = (config.n_heads, self.layer.n_kv_heads);
