@@ -50,6 +50,10 @@ pub(super) fn activate(activation: Activation, mut x: Tensor) -> Result<Tensor, 
     Ok(match activation {
         Activation::Silu => x.f_silu_()?,
         Activation::Gelu => x.f_gelu_("none")?,
+        Activation::QuickGelu => {
+            let turned_on = x.f_mul_scalar(1.702)?.f_sigmoid_()?;
+            x.f_mul_(&turned_on)?
+        }
         Activation::GeluTanh => x.f_gelu_("tanh")?,
         Activation::Relu => x.f_relu_()?,
         Activation::Relu2 => x.f_relu_()?.f_square_()?,

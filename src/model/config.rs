@@ -28,6 +28,8 @@ use tch::Kind;
 pub enum Activation {
     Silu,
     Gelu,
+    /// `x sigmoid(1.702 x)`
+    QuickGelu,
     /// The tanh approximation of GELU.
     GeluTanh,
     Relu,
@@ -222,7 +224,7 @@ impl Config {
             temperature: temperature(&keys, &rotary, arch.attention.temperature)?,
             max_position_embeddings,
             norm_eps: keys.positive(arch.norm_eps)?.unwrap_or(1e-6),
-            activation: activation(&keys)?,
+            activation: activation(&keys, "hidden_act")?,
             layers,
             ropes,
             biases: Biases {
@@ -277,10 +279,12 @@ impl Config {
     }
 }
 
-fn activation(keys: &Keys<'_>) -> Result<Activation, Error> {
-    match keys.str("hidden_act")?.unwrap_or("silu") {
+/// The function that `key` names; without one, SiLU.
+pub(super) fn activation(keys: &Keys<'_>, key: &str) -> Result<Activation, Error> {
+    match keys.str(key)?.unwrap_or("silu") {
         "silu" | "swish" => Ok(Activation::Silu),
         "gelu" => Ok(Activation::Gelu),
+        "quick_gelu" => Ok(Activation::QuickGelu),
         "gelu_pytorch_tanh" | "gelu_new" | "gelu_fast" => Ok(Activation::GeluTanh),
         "relu" => Ok(Activation::Relu),
         "relu2" => Ok(Activation::Relu2),
@@ -290,8 +294,8 @@ fn activation(keys: &Keys<'_>) -> Result<Activation, Error> {
             limit: keys.positive("swiglu_limit")?.unwrap_or(7.0),
         }),
         _ => Err(keys.unsupported(
-            "hidden_act",
-            "silu, gelu, gelu_pytorch_tanh, gelu_new, gelu_fast, relu, relu2, xielu",
+            key,
+            "silu, gelu, quick_gelu, gelu_pytorch_tanh, gelu_new, gelu_fast, relu, relu2, xielu",
         )),
     }
 }
@@ -468,7 +472,7 @@ mod tests {
         refused(
             "llama",
             &json!({"hidden_act": "mish"}),
-            "config.json: hidden_act is \"mish\", which is not implemented; supported: silu, gelu, gelu_pytorch_tanh, gelu_new, gelu_fast, relu, relu2, xielu",
+            "config.json: hidden_act is \"mish\", which is not implemented; supported: silu, gelu, quick_gelu, gelu_pytorch_tanh, gelu_new, gelu_fast, relu, relu2, xielu",
         );
         refused(
             "llama",

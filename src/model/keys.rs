@@ -26,9 +26,17 @@ pub(super) fn usual(json: &Value, arch: &Architecture) -> Value {
             object.insert((*key).to_owned(), Value::from(*meant));
         }
     }
-    for (key, value) in arch.defaults {
-        let value = || serde_json::from_str(value).expect("defaults of a row are JSON");
-        object.entry(*key).or_insert_with(value);
+    filled(&config, arch.defaults)
+}
+
+/// `json` with `defaults`, as JSON, for keys that are absent (not for null ones).
+pub(super) fn filled(json: &Value, defaults: &[(&str, &str)]) -> Value {
+    let mut config = json.clone();
+    if let Some(object) = config.as_object_mut() {
+        for (key, value) in defaults {
+            let value = || serde_json::from_str(value).expect("defaults of a row are JSON");
+            object.entry(*key).or_insert_with(value);
+        }
     }
     config
 }

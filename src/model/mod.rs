@@ -27,6 +27,7 @@ mod stored;
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 pub(crate) mod tests;
+pub mod vision;
 
 pub use arch::{Architecture, NormKind, NormSite, QkNorm, Role};
 pub use attention::KvCache;
@@ -138,6 +139,9 @@ pub enum Error {
     /// A position past the end of the rotary tables that were made.
     #[error("position {position} is past the {seq_len} that there are; lower --seq-len")]
     Position { position: usize, seq_len: usize },
+    /// Pixels that are not what the model's tower reads.
+    #[error("an image: {0}")]
+    Image(String),
     /// The weights could not be had.
     #[error(transparent)]
     Weights(#[from] anyhow::Error),

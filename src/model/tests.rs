@@ -7,21 +7,21 @@ use safetensors::SafeTensors;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-const F32: Compute = Compute {
+pub(super) const F32: Compute = Compute {
     device: Device::Cpu,
     kind: Kind::Float,
 };
 const BATCH: i64 = 2;
 const TOKENS: i64 = 24;
 
-fn golden(file: &str) -> Vec<u8> {
+pub(super) fn golden(file: &str) -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/golden")
         .join(file);
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-fn read(file: &SafeTensors<'_>, name: &str) -> Tensor {
+pub(super) fn read(file: &SafeTensors<'_>, name: &str) -> Tensor {
     let view = file.tensor(name).unwrap();
     tensor::from_bytes(view.data(), view.dtype(), view.shape()).unwrap()
 }
@@ -102,7 +102,7 @@ fn case_ids(case: &Case) -> Tensor {
 }
 
 /// The greatest difference, as a part of the greatest expected magnitude.
-fn relative_error(found: &Tensor, expected: &Tensor) -> f64 {
+pub(super) fn relative_error(found: &Tensor, expected: &Tensor) -> f64 {
     assert_eq!(found.size(), expected.size());
     let expected = expected.to_kind(Kind::Double);
     let error = (found.to_kind(Kind::Double) - &expected).abs().max() / expected.abs().max();

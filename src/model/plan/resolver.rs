@@ -403,7 +403,9 @@ impl Resolver<'_> {
             _ if is_gated(linears) => false,
             Activation::Relu => false,
             Activation::Relu2 => true,
-            Activation::Silu | Activation::Gelu | Activation::GeluTanh => return Fold::None,
+            Activation::Silu | Activation::Gelu | Activation::QuickGelu | Activation::GeluTanh => {
+                return Fold::None;
+            }
         };
         fold_into(linears, Role::Up, 0..width, root)
     }

@@ -1,0 +1,261 @@
+//! What a language model sees: a tower that turns patches of an image into features, and a projector that turns these into
+//! embeddings of the language model. Both stay in float, and what differs between families is data: a row of
+//! [`towers::TOWERS`] and one of [`eyes::EYES`].
+
+mod eyes;
+mod layer;
+mod place;
+mod projector;
+mod rows;
+#[cfg(test)]
+mod tests;
+mod tiles;
+mod tower;
+mod towers;
+
+use super::keys::{Keys, filled};
+use super::{Compute, Error, Weights};
+use projector::{Projector, Surroundings};
+use rows::{Eyes, Prefixes, Selection};
+pub use rows::{Positions, Sight};
+use serde_json::Value;
+use tch::Tensor;
+use tower::{LoadedTower, TowerConfig};
+
+/// An image as its tower reads it.
+#[derive(Debug)]
+pub struct Image {
+    /// `[patches, channels * frames * side^2]`, or `[tiles, channels, height, width]`.
+    pub pixels: Tensor,
+    /// Rows and columns of patches, or of tiles where there is more than one.
+    pub grid: [usize; 2],
+    /// Height and width of the image itself.
+    pub size: [usize; 2],
+}
+
+/// What the language model gets of an image.
+#[derive(Debug)]
+pub struct Features {
+    /// `[tokens, hidden]`, in the place of the placeholders' embeddings.
+    pub embeddings: Tensor,
+    /// The same shape each, added to the placeholders behind the language model's first layers.
+    pub deep: Vec<Tensor>,
+    /// Rows and columns of the tokens, where they are counted so.
+    pub grid: [usize; 2],
+}
+
+/// How a model sees, without any weights.
+#[derive(Debug, Clone)]
+pub struct Vision {
+    eyes: &'static Eyes,
+    tower: TowerConfig,
+    /// The configuration with transformers' defaults.
+    json: Value,
+    text_width: usize,
+    text_eps: f64,
+    /// The counts of layers whose outputs are the features, and whether the class token is left out.
+    outputs: Vec<usize>,
+    without_class: bool,
+    last_norm: bool,
+    /// The token that stands for a feature.
+    pub image_token: u32,
+}
+
+/// A tower and a projector with their weights.
+#[derive(Debug)]
+pub struct LoadedVision<'a> {
+    vision: &'a Vision,
+    compute: Compute,
+    tower: LoadedTower,
+    projector: Projector,
+    deepstack: Vec<Projector>,
+    /// `[hidden]`
+    newline: Option<Tensor>,
+}
+
+impl Vision {
+    /// How the model of the configuration `json` sees, if it does. Its language model is `text_width` wide, and the epsilon of
+    /// its norms is `text_eps`.
+    ///
+    /// # Errors
+    /// A tower that no row describes, or numbers that do not fit.
+    pub fn new(json: &Value, text_width: usize, text_eps: f64) -> Result<Option<Self>, Error> {
+        let model_type = json["model_type"].as_str().unwrap_or_default();
+        let has_tower = json["vision_config"].is_object();
+        let find = |eyes: &&&Eyes| eyes.model_types.contains(&model_type);
+        let Some(&eyes) = eyes::EYES.iter().find(find).filter(|_| has_tower) else {
+            return Ok(None);
+        };
+        let json = filled(json, eyes.defaults);
+        let keys = Keys {
+            json: &json,
+            path: "",
+        };
+        let find = |name| (towers::TOWERS.iter()).find(|row| row.model_types.contains(&name));
+        let row = match json["vision_config"]["model_type"].as_str() {
+            Some(named) => find(named),
+            None => find(model_type).or_else(|| find(eyes.tower)),
+        };
+        let Some(row) = row else {
+            let known: Vec<&str> = towers::TOWERS
+                .iter()
+                .map(|row| row.model_types[0])
+                .collect();
+            let vision = Keys {
+                json: &json["vision_config"],
+                path: "vision_config",
+            };
+            return Err(vision.unsupported("model_type", &known.join(", ")));
+        };
+        let tower = TowerConfig::new(row, filled(&json["vision_config"], row.defaults))?;
+        let (outputs, last_norm) = match eyes.selection {
+            Selection::Last => (vec![tower.n_layers], true),
+            Selection::Layer | Selection::LayerOrLast => {
+                let key = "vision_feature_layer";
+                let value = &json[key];
+                let listed = value
+                    .as_array()
+                    .map_or_else(|| vec![value], |list| list.iter().collect());
+                let n_outputs = tower.n_layers as i64 + 1;
+                let outputs = listed.into_iter().map(|value| {
+                    let index = value.as_i64()?;
+                    let index = if index < 0 { index + n_outputs } else { index };
+                    (0..n_outputs).contains(&index).then_some(index as usize)
+                });
+                let outputs: Option<Vec<usize>> = outputs.collect();
+                let outputs = outputs
+                    .ok_or_else(|| keys.invalid(key, format!("layers from -{n_outputs} on")))?;
+                let last = eyes.selection == Selection::LayerOrLast && *value == -1;
+                (outputs, last)
+            }
+        };
+        let key = eyes.image_token.iter().find(|key| keys.get(key).is_some());
+        let key = key.unwrap_or(&eyes.image_token[0]);
+        let image_token = keys.usize(key)?.ok_or_else(|| keys.missing(key))? as u32;
+        let strategy = keys.str("vision_feature_select_strategy")?;
+        Ok(Some(Self {
+            eyes,
+            text_width,
+            text_eps,
+            without_class: eyes.selection != Selection::Last && strategy == Some("default"),
+            outputs,
+            last_norm,
+            image_token,
+            tower,
+            json,
+        }))
+    }
+
+    /// How the tokens of an image are counted.
+    pub fn positions(&self) -> Positions {
+        self.eyes.positions
+    }
+
+    /// Which later tokens its tokens see.
+    pub fn sight(&self) -> Sight {
+        self.eyes.sight
+    }
+
+    /// How many layers of the language model get features of their own.
+    pub fn n_deep(&self) -> usize {
+        self.eyes
+            .deepstack
+            .map_or(0, |_| self.tower.deepstack.len())
+    }
+
+    /// Reads the tower and the projector.
+    ///
+    /// # Errors
+    /// Tensors that are missing or have other shapes.
+    pub fn load(&self, weights: &dyn Weights, compute: Compute) -> Result<LoadedVision<'_>, Error> {
+        let Prefixes {
+            tower: tower_prefix,
+            projector,
+            newline,
+        } = self.prefixes(weights);
+        let surroundings = Surroundings {
+            tower: &self.tower,
+            keys: Keys {
+                json: &self.json,
+                path: "",
+            },
+            text_width: self.text_width,
+            text_eps: self.text_eps,
+        };
+        let width = self.tower.width;
+        let deepstack = self.eyes.deepstack.map_or(Vec::new(), |(list, steps)| {
+            let mergers = (0..self.tower.deepstack.len()).map(|index| {
+                let prefix = format!("{tower_prefix}{list}.{index}.");
+                Projector::load(steps, &surroundings, weights, compute, &prefix, width)
+            });
+            mergers.collect()
+        });
+        let newline = (self.eyes.tiles != rows::Tiles::Each)
+            .then(|| compute.place(&weights.tensor(newline, &[self.text_width])?));
+        Ok(LoadedVision {
+            vision: self,
+            compute,
+            tower: LoadedTower::load(&self.tower, weights, compute, tower_prefix)?,
+            projector: Projector::load(
+                self.eyes.projector,
+                &surroundings,
+                weights,
+                compute,
+                projector,
+                width * self.outputs.len(),
+            )?,
+            deepstack: deepstack.into_iter().collect::<Result<_, _>>()?,
+            newline: newline.transpose()?,
+        })
+    }
+
+    /// The way that the checkpoint is stored: the first where there are patches, else the first.
+    fn prefixes(&self, weights: &dyn Weights) -> Prefixes {
+        let all = self.eyes.prefixes;
+        let patches = self.tower.row.patches;
+        let stored =
+            |prefixes: &&Prefixes| weights.contains(&format!("{}{patches}.weight", prefixes.tower));
+        *all.iter().find(stored).unwrap_or(&all[0])
+    }
+}
+
+impl LoadedVision<'_> {
+    /// What the language model gets of `image`.
+    ///
+    /// # Errors
+    /// [`Error::Image`] where the pixels are not what the tower reads.
+    pub fn features(&self, image: &Image) -> Result<Features, Error> {
+        let vision = self.vision;
+        let deep = (vision.tower.deepstack.iter()).take(self.deepstack.len());
+        let wanted = vision.outputs.iter().copied();
+        let wanted: Vec<usize> = wanted.chain(deep.map(|layer| layer + 1)).collect();
+        let (mut outputs, grid) = self.tower.outputs(image, &wanted, self.compute)?;
+        let deep = outputs.split_off(vision.outputs.len());
+        let mut selected = Vec::new();
+        for mut output in outputs {
+            if vision.last_norm {
+                output = self.tower.normed(output)?;
+            }
+            if vision.without_class {
+                output = output.f_narrow(1, 1, output.size()[1] - 1)?;
+            }
+            selected.push(output);
+        }
+        let embeddings = self.projector.forward(Tensor::f_cat(&selected, 2)?, grid)?;
+        let flat = |x: Tensor| x.f_flatten(0, 1);
+        let side = grid.squares.unwrap_or(1);
+        Ok(Features {
+            embeddings: match &self.newline {
+                None => flat(embeddings)?,
+                Some(newline) => {
+                    let most = tiles::most_patches(vision.eyes.tiles, &vision.json)?;
+                    tiles::unpadded(&embeddings, newline, image, most)?
+                }
+            },
+            deep: (deep.into_iter().zip(&self.deepstack))
+                .map(|(output, merger)| Ok(flat(merger.forward(output, grid)?)?))
+                .collect::<Result<_, Error>>()?,
+            grid: [grid.rows / side, grid.columns / side],
+        })
+    }
+}

@@ -1,0 +1,244 @@
+//! Where a patch is: the order of patches, learned positions, rotary ones, windows.
+
+use super::Image;
+use super::rows::{Axial, Resampling};
+use super::tower::TowerConfig;
+use crate::model::{Compute, Error};
+use tch::{Device, Kind, Tensor};
+
+/// The patches of one tile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grid {
+    pub rows: usize,
+    pub columns: usize,
+    /// The side of the squares that follow each other, each row by row; without them it is all patches, row by row.
+    pub squares: Option<usize>,
+}
+
+impl Grid {
+    pub fn new([rows, columns]: [usize; 2], squares: Option<usize>) -> Self {
+        Self {
+            rows,
+            columns,
+            squares,
+        }
+    }
+
+    /// Refuses a number of patches that is not the grid's, and squares that do not fit.
+    pub fn check(&self, n_patches: i64, image: &Image) -> Result<(), Error> {
+        let side = self.squares.unwrap_or(1);
+        let fits = self.rows.is_multiple_of(side) && self.columns.is_multiple_of(side);
+        if fits && n_patches as usize == self.rows * self.columns {
+            return Ok(());
+        }
+        Err(Error::Image(format!(
+            "pixel values {:?} are no {} rows of {} patches in squares of {side}",
+            image.pixels.size(),
+            self.rows,
+            self.columns
+        )))
+    }
+
+    /// Row and column of each patch, in order.
+    fn cells(&self) -> Vec<[usize; 2]> {
+        let side = self.squares.unwrap_or(1);
+        let mut cells = Vec::with_capacity(self.rows * self.columns);
+        for row in (0..self.rows).step_by(side) {
+            for column in (0..self.columns).step_by(side) {
+                for inner in 0..side * side {
+                    cells.push([row + inner / side, column + inner % side]);
+                }
+            }
+        }
+        cells
+    }
+
+    /// `[rows * columns, width]` of a square table of positions `[side^2, width]`, in the order of the patches.
+    pub fn resampled(&self, table: &Tensor, resampling: Resampling) -> Result<Tensor, Error> {
+        let size = table.size();
+        let side = (size[0] as f64).sqrt() as i64;
+        let (rows, columns) = (self.rows as i64, self.columns as i64);
+        let has_its_shape = (rows, columns) == (side, side);
+        match resampling {
+            Resampling::Never if !has_its_shape => Err(Error::Image(format!(
+                "{rows} rows of {columns} patches, but the tower has positions for {side} of {side}"
+            ))),
+            Resampling::Never | Resampling::Bilinear | Resampling::Bicubic if has_its_shape => {
+                self.in_order(table.shallow_clone())
+            }
+            Resampling::Never | Resampling::Nearest => {
+                let ids = (self.cells().into_iter()).map(|[row, column]| {
+                    nearest(row, self.rows, side) * side + nearest(column, self.columns, side)
+                });
+                let ids = Tensor::f_from_slice(&ids.collect::<Vec<_>>())?;
+                Ok(table.f_index_select(0, &ids.f_to_device(table.device())?)?)
+            }
+            Resampling::Bilinear | Resampling::Bicubic => {
+                let square = table
+                    .f_view([1, side, side, size[1]])?
+                    .f_permute([0, 3, 1, 2])?;
+                let square = square.f_to_kind(Kind::Float)?;
+                let shape = [rows, columns];
+                let made = if resampling == Resampling::Bilinear {
+                    square.f_upsample_bilinear2d(shape, true, None, None)?
+                } else {
+                    square.f_upsample_bicubic2d(shape, false, None, None)?
+                };
+                let made = made.f_permute([0, 2, 3, 1])?.f_reshape([-1, size[1]])?;
+                self.in_order(made.f_to_kind(table.kind())?)
+            }
+        }
+    }
+
+    /// Rows that are in the order of rows, in that of the patches.
+    fn in_order(&self, x: Tensor) -> Result<Tensor, Error> {
+        if self.squares.is_none() {
+            return Ok(x);
+        }
+        let cells = self.cells().into_iter();
+        let ids = cells.map(|[row, column]| (row * self.columns + column) as i64);
+        let ids = Tensor::f_from_slice(&ids.collect::<Vec<_>>())?;
+        Ok(x.f_index_select(0, &ids.f_to_device(x.device())?)?)
+    }
+}
+
+/// Of `side` places, that of the patch `at` of `of`. As transformers compares them, rounded to float32.
+fn nearest(at: usize, of: usize, side: i64) -> i64 {
+    let place = (at as f32 * (1.0 / of as f32)).min((1.0 - 1e-6) as f32);
+    let step = 1.0 / side as f64;
+    let ends = (1..side).map(|end| (step + (end - 1) as f64 * step) as f32);
+    ends.filter(|&end| end <= place).count() as i64
+}
+
+/// What the layers of a tower need to know of the places of an image's patches.
+#[derive(Debug)]
+pub struct Places {
+    /// Cosines and sines, `[tokens, 1, head_dim]` float32; the sines negated for the first half.
+    turns: Option<[Tensor; 2]>,
+    windows: Option<Windows>,
+}
+
+#[derive(Debug)]
+struct Windows {
+    /// The patches, window by window, and what undoes that.
+    order: [Tensor; 2],
+    lengths: Vec<i64>,
+    /// The layers that attend to everything.
+    whole: Vec<usize>,
+}
+
+impl Places {
+    pub fn new(config: &TowerConfig, grid: &Grid, compute: Compute) -> Result<Self, Error> {
+        let windows = (config.windows.as_ref())
+            .map(|(side, whole)| Windows::new(grid, *side, whole.clone(), compute.device));
+        let windows = windows.transpose()?;
+        let turns = match config.row.rotary {
+            None => None,
+            Some(axial) => {
+                let turns = turns(config, grid, axial)?;
+                let placed = |tensor: &Tensor| -> Result<Tensor, Error> {
+                    let tensor = tensor.f_to_device(compute.device)?;
+                    Ok(match &windows {
+                        None => tensor,
+                        Some(windows) => tensor.f_index_select(0, &windows.order[0])?,
+                    })
+                };
+                Some([placed(&turns[0])?, placed(&turns[1])?])
+            }
+        };
+        Ok(Self { turns, windows })
+    }
+
+    /// `x` `[tiles, tokens, heads, head_dim]` turned by where the patches are.
+    pub fn turned(&self, x: &Tensor) -> Result<Tensor, Error> {
+        let Some([cos, sin]) = &self.turns else {
+            return Ok(x.shallow_clone());
+        };
+        let wide = x.f_to_kind(Kind::Float)?;
+        let swapped = wide.f_roll(wide.size()[3] / 2, 3)?;
+        let turned = swapped.f_mul(sin)?.f_addcmul_(&wide, cos)?;
+        Ok(turned.f_to_kind(x.kind())?)
+    }
+
+    /// Lengths of the runs of tokens that attend to each other in layer `index`.
+    pub fn spans(&self, index: usize, n_tokens: i64) -> Vec<i64> {
+        match &self.windows {
+            Some(windows) if !windows.whole.contains(&index) => windows.lengths.clone(),
+            _ => vec![n_tokens],
+        }
+    }
+
+    pub fn into_windows(&self, x: Tensor) -> Result<Tensor, Error> {
+        match &self.windows {
+            None => Ok(x),
+            Some(windows) => Ok(x.f_index_select(1, &windows.order[0])?),
+        }
+    }
+
+    pub fn out_of_windows(&self, x: &Tensor) -> Result<Tensor, Error> {
+        match &self.windows {
+            None => Ok(x.shallow_clone()),
+            Some(windows) => Ok(x.f_index_select(1, &windows.order[1])?),
+        }
+    }
+}
+
+impl Windows {
+    /// Windows of `side` squares of patches; those at the right and at the bottom are smaller.
+    fn new(grid: &Grid, side: usize, whole: Vec<usize>, device: Device) -> Result<Self, Error> {
+        let square = grid.squares.unwrap_or(1);
+        let cells = grid.cells();
+        let window = |[row, column]: [usize; 2]| [row, column].map(|at| at / square / side);
+        let mut order: Vec<usize> = (0..cells.len()).collect();
+        order.sort_by_key(|&index| window(cells[index]));
+        let mut lengths = Vec::new();
+        let mut last = None;
+        for &index in &order {
+            if last == Some(window(cells[index])) {
+                *lengths.last_mut().expect("a window") += 1;
+            } else {
+                lengths.push(1);
+                last = Some(window(cells[index]));
+            }
+        }
+        let mut back = vec![0; order.len()];
+        for (place, &index) in order.iter().enumerate() {
+            back[index] = place as i64;
+        }
+        let order: Vec<i64> = order.into_iter().map(|index| index as i64).collect();
+        let placed = |ids: &[i64]| Tensor::f_from_slice(ids)?.f_to_device(device);
+        Ok(Self {
+            order: [placed(&order)?, placed(&back)?],
+            lengths,
+            whole,
+        })
+    }
+}
+
+fn turns(config: &TowerConfig, grid: &Grid, axial: Axial) -> Result<[Tensor; 2], Error> {
+    let dim = config.head_dim() as i64;
+    let frequencies = |dim: i64| -> Result<Tensor, Error> {
+        let exponents = Tensor::f_arange_start_step(0, dim, 2, (Kind::Float, Device::Cpu))?;
+        let exponents = exponents.f_div_scalar(dim as f64)?;
+        Ok(Tensor::f_pow_scalar(config.rope_theta, &exponents)?.f_reciprocal()?)
+    };
+    let [by_row, by_column] = match axial {
+        Axial::SameFrequencies => [frequencies(dim / 2)?, frequencies(dim / 2)?],
+        Axial::EveryOther => {
+            let all = frequencies(dim)?;
+            [0, 1].map(|start| all.slice(0, start, dim / 2, 2))
+        }
+    };
+    let cells = grid.cells();
+    let at = |axis: usize| -> Result<Tensor, Error> {
+        let places: Vec<f32> = cells.iter().map(|cell| cell[axis] as f32).collect();
+        Ok(Tensor::f_from_slice(&places)?.f_view([-1, 1])?)
+    };
+    let angles = Tensor::f_cat(&[at(0)?.f_mul(&by_row)?, at(1)?.f_mul(&by_column)?], 1)?;
+    let angles = angles.f_unsqueeze(1)?;
+    let (cos, sin) = (angles.f_cos()?, angles.f_sin()?);
+    Ok([
+        Tensor::f_cat(&[&cos, &cos], 2)?,
+        Tensor::f_cat(&[&sin.f_neg()?, &sin], 2)?,
+    ])
+}

@@ -1,0 +1,239 @@
+//! What a row can say of how a family sees.
+//!
+//! Two kinds of rows: a [`Tower`] turns patches of an image into features, and [`Eyes`] say which tower a family has, which
+//! of its features are used, and how they become embeddings of the language model.
+
+use crate::model::NormKind;
+
+/// A transformer over the patches of an image.
+#[derive(Debug)]
+pub struct Tower {
+    /// `vision_config.model_type` in its spellings.
+    pub model_types: &'static [&'static str],
+    /// What transformers takes for absent keys of `vision_config`, as JSON.
+    pub defaults: &'static [(&'static str, &'static str)],
+    /// The key of its width.
+    pub width: &'static str,
+    pub mlp_width: MlpWidth,
+    pub patches: &'static str,
+    pub patches_bias: bool,
+    /// Norm of the patches before they get their positions.
+    pub patches_norm: Option<&'static str>,
+    /// A token in front of the patches.
+    pub class_token: Option<(&'static str, &'static [usize])>,
+    pub positions: Option<Learned>,
+    pub rotary: Option<Axial>,
+    /// Norm before the first layer.
+    pub first_norm: Option<&'static str>,
+    /// The list of layers.
+    pub layers: &'static str,
+    pub norm: TowerNorm,
+    pub norm_names: [&'static str; 2],
+    pub attention: TowerAttention,
+    pub mlp: TowerMlp,
+    /// What each layer multiplies the outputs of its attention and of its MLP by.
+    pub scales: Option<[&'static str; 2]>,
+    /// Whether layers attend within windows, but for those that `fullatt_block_indexes` names.
+    pub windows: bool,
+    pub last_norm: Option<&'static str>,
+}
+
+/// The MLP's width.
+#[derive(Debug, Clone, Copy)]
+pub enum MlpWidth {
+    /// The number under this key.
+    Key(&'static str),
+    /// This many times the tower's width.
+    Ratio(&'static str),
+}
+
+/// The norms of a tower.
+#[derive(Debug, Clone, Copy)]
+pub struct TowerNorm {
+    pub kind: NormKind,
+    pub eps: Eps,
+}
+
+/// A norm's epsilon.
+#[derive(Debug, Clone, Copy)]
+pub enum Eps {
+    Is(f64),
+    /// The number under this key of `vision_config`.
+    Key(&'static str),
+    /// The number under this key of the text config.
+    TextKey(&'static str),
+}
+
+/// A table of positions that is added to the patches.
+#[derive(Debug, Clone, Copy)]
+pub struct Learned {
+    pub name: &'static str,
+    /// Its shape has a first dimension of 1.
+    pub wrapped: bool,
+    pub resampling: Resampling,
+}
+
+/// How a square table of positions serves a grid of another shape.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resampling {
+    /// Not at all: the image has the table's shape.
+    Never,
+    /// Each patch takes the position at its place, rounded down.
+    Nearest,
+    /// Linear, corners on corners.
+    Bilinear,
+    /// Cubic, pixels' edges on edges.
+    Bicubic,
+}
+
+/// Rotary positions of rows and columns (`rope_theta`, else 10000).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Axial {
+    /// A half of the head for each, with the same frequencies.
+    SameFrequencies,
+    /// Rows take every other frequency of the whole head, columns the others.
+    EveryOther,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct TowerAttention {
+    /// One linear for queries, keys and values in this order, or three.
+    pub inputs: &'static [&'static str],
+    pub bias: TowerBias,
+    pub output: &'static str,
+    pub output_bias: TowerBias,
+    /// Norms of whole queries and keys.
+    pub norms: Option<[&'static str; 2]>,
+    /// The key that says whether these are there.
+    pub norms_if: &'static str,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum TowerBias {
+    Always,
+    Never,
+    /// Where this key is true.
+    If(&'static str),
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum TowerMlp {
+    /// `down(act(up(x)))`
+    Plain([&'static str; 2], TowerBias),
+    /// `down(act(gate(x)) * up(x))`
+    Gated([&'static str; 3], TowerBias),
+}
+
+/// How a family sees.
+#[derive(Debug)]
+pub struct Eyes {
+    pub model_types: &'static [&'static str],
+    /// The tower where `vision_config` does not name one.
+    pub tower: &'static str,
+    /// What transformers takes for absent keys of the whole config, as JSON.
+    pub defaults: &'static [(&'static str, &'static str)],
+    /// What names begin with, in each way that checkpoints are stored.
+    pub prefixes: &'static [Prefixes],
+    pub selection: Selection,
+    pub projector: &'static [Step],
+    /// What makes of the features of the tower's layers `deepstack_visual_indexes` what is added behind the language model's
+    /// first layers: names after the tower's prefix and this list.
+    pub deepstack: Option<(&'static str, &'static [Step])>,
+    pub tiles: Tiles,
+    /// The keys of the placeholder's token id.
+    pub image_token: &'static [&'static str],
+    pub positions: Positions,
+    pub sight: Sight,
+}
+
+/// What names begin with, dots included.
+#[derive(Debug, Clone, Copy)]
+pub struct Prefixes {
+    pub tower: &'static str,
+    pub projector: &'static str,
+    /// The embedding at the end of each row of patches.
+    pub newline: &'static str,
+}
+
+/// Which of a tower's features are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Selection {
+    /// Those behind the last norm.
+    Last,
+    /// Those of the layer `vision_feature_layer`, without the class token where `vision_feature_select_strategy` is `default`.
+    Layer,
+    /// The same, of the last layer behind the last norm.
+    LayerOrLast,
+}
+
+/// A step of a projector.
+#[derive(Debug, Clone, Copy)]
+pub enum Step {
+    Norm(&'static str, NormKind, Eps),
+    /// A norm like those of the tower's layers.
+    TowerNorm(&'static str),
+    Linear(&'static str, Width, StepBias),
+    /// A linear that is stored as the convolution of a square of patches.
+    Convolution(&'static str, Width),
+    /// A matrix that is stored `[in, out]`.
+    Matrix(&'static str, Width),
+    Gelu,
+    /// The function that this key names.
+    Activation(&'static str),
+    /// `down(act(gate(x)) * up(x))` with the tower's function, as wide as `intermediate_size` says.
+    Gated([&'static str; 3]),
+    /// Squares of patches become one, one patch after the other.
+    Merge,
+    /// The same, with the patches' channels outermost.
+    MergeChannels,
+    /// The mean of squares of patches, so that `mm_tokens_per_image` are left.
+    Pool,
+}
+
+/// How wide a linear's output is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Width {
+    /// As wide as its input.
+    Input,
+    /// As the tower's features.
+    Tower,
+    /// As the language model.
+    Text,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum StepBias {
+    Always,
+    Never,
+    /// Unless this key of the whole config says otherwise: the value where it is absent.
+    Key(&'static str, bool),
+}
+
+/// How the tiles of one image follow each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tiles {
+    /// One after the other.
+    Each,
+    /// The whole image first, then the tiles as one image without what padded it, with the newline after each row.
+    Unpadded,
+    /// The same, shrunk where there are more patches than `vision_aspect_ratio` allows.
+    UnpaddedAtMost,
+}
+
+/// How tokens of an image are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Positions {
+    /// One after the other, like words.
+    Line,
+    /// By row and column; the text goes on behind the longer of the two.
+    Grid,
+}
+
+/// Which later tokens a token sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sight {
+    /// None.
+    Causal,
+    /// Those of its own image.
+    OwnImage,
+}

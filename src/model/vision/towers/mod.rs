@@ -1,0 +1,21 @@
+//! The towers.
+
+mod clip;
+mod glm4v;
+mod internvl;
+mod pixtral;
+mod qwen;
+
+use super::rows::Tower;
+
+pub const TOWERS: &[&Tower] = &[
+    &clip::CLIP,
+    &clip::SIGLIP,
+    &clip::IDEFICS3,
+    &glm4v::GLM4V,
+    &internvl::INTERNVL,
+    &pixtral::PIXTRAL,
+    &qwen::QWEN2_VL,
+    &qwen::QWEN2_5_VL,
+    &qwen::QWEN3_VL,
+];
