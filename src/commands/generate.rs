@@ -30,7 +30,7 @@ pub fn generate(args: &GenerateArgs) -> Result<()> {
         .map(|layer| Layer::load(&dir.model, &dir, compute, layer))
         .collect::<Result<Vec<_>, _>>()?;
     let head = dir.model.head(&dir, compute)?;
-    let ropes = dir.model.ropes(compute, n_prompt + args.max_tokens)?;
+    let places = dir.model.places(compute, n_prompt + args.max_tokens)?;
     let mut caches: Vec<KvCache> = layers.iter().map(|_| KvCache::default()).collect();
     tch::manual_seed(args.seed as i64);
     let mut fed = 0;
@@ -40,7 +40,7 @@ pub fn generate(args: &GenerateArgs) -> Result<()> {
         let mut state = State::new(embedded.f_unsqueeze(0)?);
         for (index, (layer, cache)) in layers.iter().zip(&mut caches).enumerate() {
             (dir.model).enter_layer(&dir, compute, index, new, fed, &mut state)?;
-            state = layer.forward(state, &ropes, Some(cache))?;
+            state = layer.forward(state, &places, Some(cache))?;
         }
         fed = ids.len();
         let last = state.hidden.f_select(1, -1)?;

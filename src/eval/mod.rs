@@ -124,7 +124,7 @@ fn sum(values: &Tensor) -> Result<f64> {
 fn final_hidden(dir: &ModelDir, compute: Compute, windows: &[Vec<u32>]) -> Result<Tensor> {
     let seq_len = windows[0].len();
     let batch = (TOKENS_PER_BATCH / seq_len).max(1);
-    let ropes = dir.model.ropes(compute, seq_len)?;
+    let places = dir.model.places(compute, seq_len)?;
     let batches = windows.chunks(batch);
     let batches: Vec<Vec<u32>> = batches.map(<[_]>::concat).collect();
     let mut states = (batches.iter())
@@ -140,7 +140,7 @@ fn final_hidden(dir: &ModelDir, compute: Compute, windows: &[Vec<u32>]) -> Resul
             let mut state = waiting.to_device(compute.device)?;
             (dir.model).enter_layer(dir, compute, index, ids, 0, &mut state)?;
             *waiting = layer
-                .forward(state, &ropes, None)?
+                .forward(state, &places, None)?
                 .to_device(tch::Device::Cpu)?;
         }
     }

@@ -184,6 +184,47 @@ pub(super) fn attention(
     Ok(Tensor::f_cat(&mixed, 1)?.f_flatten(2, 3)?)
 }
 
+/// [`attention`] whose tokens see the later ones of their own image too, within the window before them. `images` is `[B, T]`: the
+/// number of an image, or -1.
+pub(super) fn attention_within_images(
+    query: &Tensor,
+    key: &Tensor,
+    value: &Tensor,
+    scores: Scores,
+    images: &Tensor,
+) -> Result<Tensor, Error> {
+    let n_tokens = query.size()[1];
+    let device = query.device();
+    let own = images
+        .f_unsqueeze(2)?
+        .f_eq_tensor(&images.f_unsqueeze(1)?)?;
+    let own = own.f_logical_and(&images.f_ge(0)?.f_unsqueeze(2)?)?;
+    let seen = own.f_logical_or(&mask(n_tokens, n_tokens, i64::MAX, device)?)?;
+    let window = scores.window.map_or(i64::MAX, |window| window as i64);
+    let everything = Tensor::f_ones([n_tokens, n_tokens], (Kind::Bool, device))?;
+    let near = everything.f_triu(1i64.saturating_sub(window))?;
+    let seen = seen.f_logical_and(&near)?.f_unsqueeze(1)?;
+    let [query, key, value] = [query, key, value].map(|x| x.f_transpose(1, 2));
+    let (query, key, value) = (query?, key?, value?);
+    let mixed = if scores.softcap.is_some() {
+        step_by_step(&query, &key, &value, Some(&seen), scores, None)?
+    } else {
+        let grouped = query.size()[1] != key.size()[1];
+        let scale = Some(scores.scale);
+        Tensor::f_scaled_dot_product_attention(
+            &query,
+            &key,
+            &value,
+            Some(seen),
+            0.0,
+            false,
+            scale,
+            grouped,
+        )?
+    };
+    Ok(mixed.f_transpose(1, 2)?.f_flatten(2, 3)?)
+}
+
 /// [`attention`] whose chunks, of so many positions, know nothing of each other.
 fn by_chunks(
     tensors: [&Tensor; 3],

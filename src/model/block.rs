@@ -9,8 +9,8 @@ use super::mixers::Mixer;
 use super::norm::Norm;
 use super::router::Router;
 use super::{
-    Compute, Error, Kept, KvCache, LayerConfig, LayerPlan, Linear, Mix, Model, NormSite, QkNorm,
-    Role, Ropes, Slot, Stage, StageInput, State, Weights,
+    Compute, Error, Kept, KvCache, LayerConfig, LayerPlan, Linear, Mix, Model, NormSite, Places,
+    QkNorm, Role, Slot, Stage, StageInput, State, Weights,
 };
 use tch::{Kind, Tensor};
 
@@ -186,14 +186,14 @@ impl Block {
         stage: &Stage,
         linears: &[Linear],
         state: State,
-        ropes: &Ropes,
+        places: &Places,
         cache: Option<&mut KvCache>,
     ) -> Result<State, Error> {
         if !stage.experts.is_empty() {
             return self.run_experts(stage, linears, state);
         }
         let outputs = self.outputs(stage, linears, &self.stage_input(stage, &state)?)?;
-        self.mix(stage, outputs, state, ropes, cache)
+        self.mix(stage, outputs, state, places, cache)
     }
 
     /// What `linears`, in the place of the stage's, and its dense ones make of `x`: what [`Self::mix`] takes.
@@ -247,7 +247,7 @@ impl Block {
         stage: &Stage,
         outputs: Vec<Tensor>,
         mut state: State,
-        ropes: &Ropes,
+        places: &Places,
         mut cache: Option<&mut KvCache>,
     ) -> Result<State, Error> {
         let mut parts = Parts::cut(stage, outputs)?;
@@ -258,7 +258,7 @@ impl Block {
             match mix {
                 Mix::Attention | Mix::LendingAttention(_) | Mix::BorrowingAttention { .. } => {
                     let cache = cache.as_deref_mut();
-                    let mut attended = self.attend(*mix, &mut parts, &mut state, ropes, cache)?;
+                    let mut attended = self.attend(*mix, &mut parts, &mut state, places, cache)?;
                     if let Some(gate) = parts.find(Role::AttentionGate) {
                         attended = attended.f_mul_(&gate.f_sigmoid()?)?;
                     }
@@ -272,7 +272,7 @@ impl Block {
                     });
                     let parts = [parts.take(Role::K), parts.take(Role::V)];
                     let cache = cache.as_deref_mut();
-                    let attended = self.attend_latent([query, turning], parts, ropes, cache)?;
+                    let attended = self.attend_latent([query, turning], parts, places, cache)?;
                     state.set_slot(Slot::Attended, Some(attended));
                 }
                 Mix::Mixer => {
@@ -467,13 +467,13 @@ impl Layer {
     pub fn forward(
         &self,
         mut state: State,
-        ropes: &Ropes,
+        places: &Places,
         mut cache: Option<&mut KvCache>,
     ) -> Result<State, Error> {
         for (stage, linears) in &self.stages {
             state = self
                 .block
-                .run(stage, linears, state, ropes, cache.as_deref_mut())?;
+                .run(stage, linears, state, places, cache.as_deref_mut())?;
         }
         Ok(state)
     }

@@ -414,6 +414,7 @@ mod tests {
             theta: 5e5,
             dim: 12,
             neighbours: false,
+            axes: Vec::new(),
             scaling: RopeScaling::Linear { factor: 2.0 },
         };
         assert_eq!(read("llama", &old).ropes, std::slice::from_ref(&expected));
@@ -423,6 +424,7 @@ mod tests {
             theta: 5e5,
             dim: 12,
             neighbours: false,
+            axes: Vec::new(),
             scaling: RopeScaling::Default,
         };
         assert_eq!(read("llama", &partly).ropes, [expected]);

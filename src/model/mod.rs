@@ -19,6 +19,7 @@ mod layout;
 mod linear;
 mod mixers;
 mod norm;
+mod places;
 mod plan;
 mod rope;
 mod router;
@@ -39,12 +40,14 @@ pub use config::{
 pub use head::Head;
 pub use linear::Linear;
 pub use norm::Norm;
+pub use places::{Places, Sighting};
 pub use plan::{
     ExpertPlan, Fold, Kept, LayerPlan, LinearPlan, Mix, NormPlan, Rows, Slot, Stage, StageInput,
 };
-pub use rope::Ropes;
 pub use state::State;
 pub use stored::{Packing, Stacked, Stored};
+
+use vision::Vision;
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -159,6 +162,10 @@ pub struct Model {
     pub config: Config,
     pub arch: &'static Architecture,
     pub layers: Vec<LayerPlan>,
+    /// How it sees images, where it does.
+    pub vision: Option<Vision>,
+    /// Why it does not, where it should.
+    pub blind: Option<String>,
     /// What the checkpoint's names lack of the family's.
     missing_prefix: &'static str,
 }
@@ -172,7 +179,14 @@ impl Model {
         let arch = arch::find(json)?;
         let config = Config::new(json, arch)?;
         let layers = (0..config.n_layers).map(|layer| LayerPlan::new(arch, &config, layer));
+        // Without eyes the language model is as good; text calibrates it.
+        let (vision, blind) = match Vision::new(json, config.hidden_size, config.norm_eps) {
+            Ok(vision) => (vision, None),
+            Err(error) => (None, Some(error.to_string())),
+        };
         Ok(Self {
+            vision,
+            blind,
             layers: layers.collect(),
             missing_prefix: "",
             config,
@@ -347,8 +361,23 @@ impl Model {
         Head::load(self, weights, compute)
     }
 
-    /// Rotary tables for positions `0..seq_len`. Dynamic scaling takes its base from this `seq_len`.
-    pub fn ropes(&self, compute: Compute, seq_len: usize) -> Result<Ropes, Error> {
-        Ropes::new(&self.config, compute, seq_len)
+    /// Places of `seq_len` tokens, one after the other. Dynamic scaling takes its base from this `seq_len`.
+    pub fn places(&self, compute: Compute, seq_len: usize) -> Result<Places, Error> {
+        Places::in_line(&self.config, compute, seq_len)
+    }
+
+    /// Places of the tokens of windows that see `sightings`, each of `seq_len` tokens.
+    pub fn places_with_images(
+        &self,
+        compute: Compute,
+        seq_len: usize,
+        sightings: &[&[Sighting]],
+    ) -> Result<Places, Error> {
+        match &self.vision {
+            Some(vision) if sightings.iter().any(|window| !window.is_empty()) => {
+                Places::with_images(&self.config, vision, compute, seq_len, sightings)
+            }
+            _ => self.places(compute, seq_len),
+        }
     }
 }

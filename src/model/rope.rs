@@ -3,63 +3,57 @@
 //! Frequencies are computed by libtorch in float32, as transformers 5.23 does: at position 10,000 the last bit of a
 //! frequency is a thousandth of a radian.
 
-use super::config::{Config, RopeConfig, RopeScaling};
+use super::config::{RopeConfig, RopeScaling};
 use super::{Compute, Error};
 use crate::kernels::{self, rotary, rotary::Tables};
 use crate::tensor::{bf16_slice, bf16_slice_mut, on_cpu_in_bf16};
 use std::f64::consts::PI;
 use tch::{Device, Kind, Tensor};
 
-/// A model's rotary embeddings.
-#[derive(Debug)]
-pub struct Ropes(Vec<Rope>);
+/// Where each token of some windows stands, on each of three axes or, where they have one, on all: `[windows, tokens]`
+/// float32 each.
+pub(super) type Axes = [Tensor; 3];
 
-impl Ropes {
-    pub(super) fn new(config: &Config, compute: Compute, seq_len: usize) -> Result<Self, Error> {
-        let ropes = config.ropes.iter();
-        let ropes = ropes.map(|rope| {
-            let original = config.max_position_embeddings;
-            Rope::new(rope, original, compute, seq_len)
-        });
-        Ok(Self(ropes.collect::<Result<_, _>>()?))
-    }
-
-    /// One of them, by its place in [`Config::ropes`].
-    pub(super) fn get(&self, index: usize) -> &Rope {
-        &self.0[index]
-    }
-}
-
-/// Cosines and sines of positions `0..seq_len`, in the kind of the forward pass, for the first `dim` dimensions of a head.
+/// Cosines and sines for the first `dim` dimensions of a head, in the kind of the forward pass.
 ///
 /// `x cos + swap(x) sin`, with the two numbers of each pair swapped, and `sin` negated for the first of them.
 #[derive(Debug)]
 pub(super) struct Rope {
     neighbours: bool,
-    /// `[seq_len, 1, dim]`
+    /// `[windows, seq_len, 1, dim]`: one window stands for all where they are alike.
     cos: Tensor,
-    /// `[seq_len, 1, dim]`
+    /// The same shape.
     sin: Tensor,
 }
 
 impl Rope {
-    fn new(
+    /// For positions `0..seq_len`, or for those of `axes`.
+    pub(super) fn new(
         rope: &RopeConfig,
         max_position_embeddings: usize,
         compute: Compute,
         seq_len: usize,
+        axes: Option<&Axes>,
     ) -> Result<Self, Error> {
         let (frequencies, attention_factor) = frequencies(rope, max_position_embeddings, seq_len)?;
-        let positions = Tensor::f_arange(seq_len as i64, (Kind::Float, Device::Cpu))?;
-        let angles = positions.f_view([-1, 1, 1])?.f_mul(&frequencies)?;
+        let positions = match axes {
+            None => Tensor::f_arange(seq_len as i64, (Kind::Float, Device::Cpu))?
+                .f_view([1, -1, 1, 1])?,
+            // Each frequency has its axis: `[windows, tokens, 1, dim / 2]`.
+            Some(axes) => {
+                let own = rope.axes.iter().map(|&axis| &axes[axis]);
+                Tensor::f_stack(&own.collect::<Vec<_>>(), 2)?.f_unsqueeze(2)?
+            }
+        };
+        let angles = positions.f_mul(&frequencies)?;
         let cos = angles.f_cos()?.f_mul_scalar(attention_factor)?;
         let sin = angles.f_sin()?.f_mul_scalar(attention_factor)?;
         let neighbours = rope.neighbours;
         let both = |first: &Tensor, second: &Tensor| {
             if neighbours {
-                Tensor::f_stack(&[first, second], 3)?.f_flatten(2, 3)
+                Tensor::f_stack(&[first, second], 4)?.f_flatten(3, 4)
             } else {
-                Tensor::f_cat(&[first, second], 2)
+                Tensor::f_cat(&[first, second], 3)
             }
         };
         Ok(Self {
@@ -73,25 +67,28 @@ impl Rope {
     pub(super) fn rotate(&self, mut x: Tensor, start: usize) -> Result<Tensor, Error> {
         let size = x.size();
         let (n_tokens, head_dim) = (size[1], size[3]);
-        let (end, seq_len) = (start + n_tokens as usize, self.cos.size()[0] as usize);
+        let (end, seq_len) = (start + n_tokens as usize, self.cos.size()[1] as usize);
         if end > seq_len {
             return Err(Error::Position {
                 position: end - 1,
                 seq_len,
             });
         }
-        let dim = self.cos.size()[2];
-        let rows = |table: &Tensor| table.f_narrow(0, start as i64, n_tokens);
+        let (n_windows, dim) = (self.cos.size()[0], self.cos.size()[3]);
+        let rows = |table: &Tensor| table.f_narrow(1, start as i64, n_tokens);
         let (cos, sin) = (rows(&self.cos)?, rows(&self.sin)?);
         if on_cpu_in_bf16(&x) && !self.neighbours && x.numel() > 0 {
             x = x.f_contiguous()?;
-            let tables = Tables {
-                cos: bf16_slice(&cos),
-                sin: bf16_slice(&sin),
-                dim: dim as usize,
-            };
+            let (cos, sin) = (cos.f_contiguous()?, sin.f_contiguous()?);
             let heads = [size[2] as usize, head_dim as usize];
-            rotary::rotate(kernels::chosen(), bf16_slice_mut(&mut x), heads, tables);
+            let (x_len, table_len) = (x.numel() / n_windows as usize, (n_tokens * dim) as usize);
+            let tables = bf16_slice(&cos)
+                .chunks(table_len)
+                .zip(bf16_slice(&sin).chunks(table_len));
+            for (x, (cos, sin)) in bf16_slice_mut(&mut x).chunks_mut(x_len).zip(tables) {
+                let dim = dim as usize;
+                rotary::rotate(kernels::chosen(), x, heads, Tables { cos, sin, dim });
+            }
             return Ok(x);
         }
         let turning = x.f_narrow(3, 0, dim)?;

@@ -60,7 +60,7 @@ fn forward(
     ends: &[i64],
 ) -> Tensor {
     let size = ids.size();
-    let ropes = model.ropes(compute, size[1] as usize).unwrap();
+    let places = model.places(compute, size[1] as usize).unwrap();
     let layers: Vec<Layer> = (0..model.config.n_layers)
         .map(|layer| Layer::load(model, weights, compute, layer).unwrap())
         .collect();
@@ -82,7 +82,7 @@ fn forward(
                 let cache = (ends.len() > 1).then_some(cache);
                 let start = start as usize;
                 (model.enter_layer(weights, compute, index, &chunk, start, &mut state)).unwrap();
-                state = layer.forward(state, &ropes, cache).unwrap();
+                state = layer.forward(state, &places, cache).unwrap();
             }
             start = end;
             state.hidden
@@ -216,9 +216,9 @@ fn tokens_and_positions_out_of_range_are_errors() {
         ),
         "{error}"
     );
-    let ropes = model.ropes(F32, 4).unwrap();
-    let error = ropes
-        .get(0)
+    let places = model.places(F32, 4).unwrap();
+    let error = places
+        .rope(0)
         .rotate(Tensor::zeros([1, 3, 4, 12], (Kind::Float, Device::Cpu)), 2)
         .unwrap_err();
     assert!(

@@ -9,16 +9,25 @@ use tch::{Device, Tensor};
 
 use super::batch::Batch;
 use super::memory::MemoryPlan;
-use crate::model::{Block, Compute, Linear, Model, Ropes, Slot, Stage, State, Weights};
+use crate::model::vision::Features;
+use crate::model::{Block, Compute, Linear, Model, Places, Sighting, Slot, Stage, State, Weights};
 use crate::quant::{InputStats, InputSums};
 
 /// All windows' activations, in the dtype of the forward pass.
-pub struct Activations {
+pub struct Activations<'a> {
+    model: &'a Model,
     compute: Compute,
-    ropes: Ropes,
+    /// Where tokens stand that no image is among.
+    places: Places,
     batches: Vec<Batch>,
     /// The tokens of each batch.
     ids: Vec<Vec<u32>>,
+    /// The images of each window, in order.
+    sightings: Vec<Vec<Sighting>>,
+    /// What is to be added to the tokens of an image behind the first layers, the next one last, on the host: the window, the
+    /// first token and `[tokens, hidden]` for each of the layers.
+    deep: Vec<(usize, usize, Vec<Tensor>)>,
+    batch_size: usize,
     /// Whether the MLP's wide activations are made again when they are needed, instead of kept.
     recompute: bool,
     /// Tokens of each window that run together through everything but attention, where that is not all of them.
@@ -27,10 +36,10 @@ pub struct Activations {
     ahead: Option<(Stage, Vec<Linear>)>,
 }
 
-impl Activations {
+impl<'a> Activations<'a> {
     /// Embeds `windows`, all of one length, in the batches of `plan`.
     pub fn embed(
-        model: &Model,
+        model: &'a Model,
         weights: &dyn Weights,
         compute: Compute,
         windows: &[Vec<u32>],
@@ -45,14 +54,57 @@ impl Activations {
             Batch::new(hidden, plan.slot_width)
         });
         Ok(Self {
+            model,
             compute,
-            ropes: model.ropes(compute, windows[0].len())?,
+            places: model.places(compute, windows[0].len())?,
             batches: batches.collect::<Result<_>>()?,
             ids,
+            sightings: windows.iter().map(|_| Vec::new()).collect(),
+            deep: Vec::new(),
+            batch_size: plan.batch_size,
             recompute: plan.recompute,
             slice: plan.slice,
             ahead: None,
         })
+    }
+
+    /// Puts what an image became in the place of its tokens' embeddings; images of a window come in order.
+    pub fn show(&mut self, window: usize, sighting: Sighting, features: &Features) -> Result<()> {
+        self.sightings[window].push(sighting);
+        let place = self.tokens_of(window, sighting.start, sighting.n_tokens)?;
+        let len = place.size()[0];
+        let own = |tensor: &Tensor| tensor.f_narrow(0, 0, len);
+        place.shallow_clone().f_copy_(&own(&features.embeddings)?)?;
+        let deep = features.deep.iter().rev();
+        let deep = deep.map(|tensor| Ok(own(tensor)?.f_to_device(Device::Cpu)?));
+        let deep = deep.collect::<Result<Vec<_>>>()?;
+        if !deep.is_empty() {
+            self.deep.push((window, sighting.start, deep));
+        }
+        Ok(())
+    }
+
+    /// The residual stream of at most `len` tokens of `window` from `start` on, `[tokens, hidden]`.
+    fn tokens_of(&self, window: usize, start: usize, len: usize) -> Result<Tensor> {
+        let (batch, row) = (window / self.batch_size, window % self.batch_size);
+        let hidden = &self.batches[batch].state().hidden;
+        let len = (len as i64).min(hidden.size()[1] - start as i64);
+        let row = hidden.f_narrow(0, row as i64, 1)?.f_squeeze_dim(0)?;
+        Ok(row.f_narrow(0, start as i64, len)?)
+    }
+
+    /// Adds what images left for the layer that all have been through: behind its stages.
+    pub fn leave_layer(&mut self) -> Result<()> {
+        for (window, start, mut deep) in std::mem::take(&mut self.deep) {
+            if let Some(added) = deep.pop() {
+                let place = self.tokens_of(window, start, added.size()[0] as usize)?;
+                let _ = place
+                    .shallow_clone()
+                    .f_add_(&added.f_to_kind(place.kind())?)?;
+                self.deep.push((window, start, deep));
+            }
+        }
+        Ok(())
     }
 
     /// The state of the first batch.
@@ -61,14 +113,10 @@ impl Activations {
     }
 
     /// Adds what `layer` takes of its tokens themselves, where it takes anything: before its stages.
-    pub fn enter_layer(
-        &mut self,
-        model: &Model,
-        weights: &dyn Weights,
-        layer: usize,
-    ) -> Result<()> {
+    pub fn enter_layer(&mut self, weights: &dyn Weights, layer: usize) -> Result<()> {
         for (batch, ids) in self.batches.iter_mut().zip(&self.ids) {
             let mut entered = State::new(batch.state().hidden.shallow_clone());
+            let model = self.model;
             model.enter_layer(weights, self.compute, layer, ids, 0, &mut entered)?;
             if entered.filled().next().is_some() {
                 batch.store(0, &entered.to_device(Device::Cpu)?)?;
@@ -103,13 +151,15 @@ impl Activations {
             if stage.is_tokenwise() {
                 for (start, slice) in self.slices(state)? {
                     let slice = self.arrive(block, &slice)?;
-                    let made = self.through(block, stage, &linears, slice)?;
+                    let made = self.through(block, stage, &linears, slice, &self.places)?;
                     self.batches[index].store(start, &made)?;
                 }
                 self.release(index, stage);
             } else {
                 let whole = self.arrive(block, state)?;
-                let made = self.through(block, stage, &linears, whole)?;
+                let places = self.places_of(index)?;
+                let places = places.as_ref().unwrap_or(&self.places);
+                let made = self.through(block, stage, &linears, whole, places)?;
                 self.release(index, stage);
                 self.batches[index].store(0, &made)?;
             }
@@ -167,7 +217,7 @@ impl Activations {
         let state = state.to_device(self.compute.device)?;
         match &self.ahead {
             None => Ok(state),
-            Some((stage, linears)) => self.through(block, stage, linears, state),
+            Some((stage, linears)) => self.through(block, stage, linears, state, &self.places),
         }
     }
 
@@ -177,8 +227,25 @@ impl Activations {
         stage: &Stage,
         linears: &[Linear],
         state: State,
+        places: &Places,
     ) -> Result<State> {
-        Ok(block.run(stage, linears, state, &self.ropes, None)?)
+        Ok(block.run(stage, linears, state, places, None)?)
+    }
+
+    /// Where the tokens of a batch stand, if there are images among them.
+    fn places_of(&self, batch: usize) -> Result<Option<Places>> {
+        let mut windows = self.sightings.chunks(self.batch_size);
+        let windows = windows.nth(batch).unwrap_or_default();
+        if windows.iter().all(Vec::is_empty) {
+            return Ok(None);
+        }
+        let windows: Vec<&[Sighting]> = windows.iter().map(Vec::as_slice).collect();
+        let seq_len = self.batches[batch].state().hidden.size()[1] as usize;
+        Ok(Some(self.model.places_with_images(
+            self.compute,
+            seq_len,
+            &windows,
+        )?))
     }
 }
 

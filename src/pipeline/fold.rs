@@ -5,7 +5,7 @@ use half::f16;
 use tch::{Kind, Tensor};
 
 use super::solve::FloatLinear;
-use crate::model::{Block, Compute, Fold, Linear, Model, Ropes, Stage, State, Weights};
+use crate::model::{Block, Compute, Fold, Linear, Model, Places, Stage, State, Weights};
 
 /// Largest relative change of a layer's float32 output that counts as rounding.
 const TOLERANCE: f64 = 1e-4;
@@ -47,7 +47,7 @@ pub struct FoldProof<'a> {
     folded: (Block, State),
     /// The folded stream's earlier stages: the states they started from and their outputs, for folds into their rows.
     earlier: Vec<(&'a Stage, State, Vec<Tensor>)>,
-    ropes: Ropes,
+    places: Places,
 }
 
 /// An expert's linears in float32, as they are and as scales were folded through them.
@@ -78,7 +78,7 @@ impl<'a> FoldProof<'a> {
             ),
             folded: (Block::load(model, weights, compute, layer)?, probe),
             earlier: Vec::new(),
-            ropes: model.ropes(compute, n_tokens as usize)?,
+            places: model.places(compute, n_tokens as usize)?,
         })
     }
 
@@ -91,7 +91,7 @@ impl<'a> FoldProof<'a> {
     ) -> Result<()> {
         let (block, state) = &mut self.original;
         let outputs = run(stage, block, state, linears, biases, self.compute)?;
-        *state = block.mix(stage, outputs, state.shallow_clone(), &self.ropes, None)?;
+        *state = block.mix(stage, outputs, state.shallow_clone(), &self.places, None)?;
         Ok(())
     }
 
@@ -124,7 +124,7 @@ impl<'a> FoldProof<'a> {
                         let divisors = Tensor::f_from_slice(divisors)?;
                         outputs[position] = outputs[position].f_div(&divisors)?;
                         let (outputs, before) = (copies(outputs)?, before.shallow_clone());
-                        let again = block.mix(earlier, outputs, before, &self.ropes, None)?;
+                        let again = block.mix(earlier, outputs, before, &self.places, None)?;
                         state.set_slot(slot, Some(again.slot(slot).shallow_clone()));
                     }
                 }
@@ -134,7 +134,7 @@ impl<'a> FoldProof<'a> {
         let outputs = run(stage, block, state, scaled, biases, self.compute)?;
         let before = state.shallow_clone();
         let kept = copies(&outputs)?;
-        *state = block.mix(stage, outputs, state.shallow_clone(), &self.ropes, None)?;
+        *state = block.mix(stage, outputs, state.shallow_clone(), &self.places, None)?;
         self.earlier.push((stage, before, kept));
         Ok(())
     }

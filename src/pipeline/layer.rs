@@ -61,14 +61,14 @@ impl<'a> LayerRun<'a> {
     /// Quantizes all stages and takes `activations` through them. `stage_done` hears of each stage.
     pub fn quantize(
         mut self,
-        activations: &mut Activations,
+        activations: &mut Activations<'_>,
         times: &mut Times,
         mut stage_done: impl FnMut(&Stage, &[LinearReport], f64),
     ) -> Result<Vec<LinearReport>> {
         let mut reports = Vec::new();
         let folds = self.run.settings.solver.folds();
         let model = &self.run.source.model;
-        activations.enter_layer(model, self.run.source, self.layer)?;
+        activations.enter_layer(self.run.source, self.layer)?;
         let mut proof = folds
             .then(|| {
                 let state = activations.first_state();
@@ -104,6 +104,7 @@ impl<'a> LayerRun<'a> {
             let tokens_per_second = n_tokens / start.elapsed().as_secs_f64();
             stage_done(stage, &reports[first..], tokens_per_second);
         }
+        activations.leave_layer()?;
         Ok(reports)
     }
 
@@ -111,7 +112,7 @@ impl<'a> LayerRun<'a> {
     fn quantize_stage(
         &mut self,
         stage: &'a Stage,
-        activations: &mut Activations,
+        activations: &mut Activations<'_>,
         times: &mut Times,
         proof: Option<&mut FoldProof<'a>>,
         advance: bool,
@@ -223,7 +224,7 @@ impl<'a> LayerRun<'a> {
         stage: &'a Stage,
         linears: Vec<FloatLinear>,
         stats: InputStats,
-        activations: &mut Activations,
+        activations: &mut Activations<'_>,
         proof: Option<&mut FoldProof<'a>>,
     ) -> Result<Vec<Solved>> {
         if self.run.settings.solver.folds() {
@@ -238,7 +239,7 @@ impl<'a> LayerRun<'a> {
         stage: &'a Stage,
         mut linears: Vec<FloatLinear>,
         stats: InputStats,
-        activations: &mut Activations,
+        activations: &mut Activations<'_>,
         mut proof: Option<&mut FoldProof<'a>>,
     ) -> Result<Vec<Solved>> {
         let scheme = self.run.settings.scheme;
@@ -290,7 +291,7 @@ impl<'a> LayerRun<'a> {
         &mut self,
         stage: &Stage,
         scale: &mut Vec<f32>,
-        activations: &mut Activations,
+        activations: &mut Activations<'_>,
     ) -> Result<Vec<f32>> {
         match &stage.fold {
             Fold::None => Ok(Vec::new()),

@@ -1,8 +1,8 @@
 //! A layer's attention, from its linears' outputs to what the heads mix.
 
 use super::{Block, Parts};
-use crate::model::attention::{attention, remember};
-use crate::model::{Error, KvCache, Mix, NormSite, QkNorm, Role, Ropes, State};
+use crate::model::attention::{attention, attention_within_images, remember};
+use crate::model::{Error, KvCache, Mix, NormSite, Places, QkNorm, Role, State};
 use tch::{Kind, Tensor};
 
 impl Block {
@@ -13,11 +13,11 @@ impl Block {
         mix: Mix,
         parts: &mut Parts,
         state: &mut State,
-        ropes: &Ropes,
+        places: &Places,
         mut cache: Option<&mut KvCache>,
     ) -> Result<Tensor, Error> {
         let start = cache.as_ref().map_or(0, |cache| cache.len());
-        let query = self.placed(parts.take(Role::Q), NormSite::Query, ropes, start)?;
+        let query = self.placed(parts.take(Role::Q), NormSite::Query, places, start)?;
         let query = self.tempered(query, start)?;
         let (key, value) = if let Mix::BorrowingAttention { lent, last } = mix {
             let [key, value] = lent.map(|slot| self.heads(state.slot(slot)));
@@ -37,7 +37,7 @@ impl Block {
                 Some(value) => value,
                 None => key.f_alias_copy()?,
             };
-            let key = self.placed(key, NormSite::Key, ropes, start)?;
+            let key = self.placed(key, NormSite::Key, places, start)?;
             let value = self.heads(&self.clip(value)?)?;
             let value = match &self.value_norm {
                 None => value,
@@ -56,6 +56,9 @@ impl Block {
             _ => (key, value),
         };
         let sinks = self.sinks.as_ref();
+        if let Some(images) = places.images() {
+            return attention_within_images(&query, &key, &value, self.scores, images);
+        }
         attention(&query, &key, &value, self.scores, sinks, cache)
     }
 
@@ -70,7 +73,7 @@ impl Block {
         &self,
         x: Tensor,
         site: NormSite,
-        ropes: &Ropes,
+        places: &Places,
         start: usize,
     ) -> Result<Tensor, Error> {
         let norm = |x: Tensor, at: QkNorm| match self.find_norm(site) {
@@ -80,7 +83,7 @@ impl Block {
         let x = self.clip(norm(x, QkNorm::Whole)?)?;
         let mut x = norm(self.heads(&x)?, QkNorm::Heads)?;
         if let Some(rope) = self.rope {
-            x = ropes.get(rope).rotate(x, start)?;
+            x = places.rope(rope).rotate(x, start)?;
         }
         match &self.plain_norm {
             Some(norm) => norm.forward(&x),
@@ -93,7 +96,7 @@ impl Block {
         &self,
         [query, turning_key]: [Tensor; 2],
         [key, value]: [Tensor; 2],
-        ropes: &Ropes,
+        places: &Places,
         cache: Option<&mut KvCache>,
     ) -> Result<Tensor, Error> {
         let start = cache.as_ref().map_or(0, |cache| cache.len());
@@ -104,7 +107,7 @@ impl Block {
             Ok(x.f_reshape([size[0], size[1], -1, dim])?)
         };
         let turned = |x: Tensor| match self.rope {
-            Some(rope) => ropes.get(rope).rotate(x, start),
+            Some(rope) => places.rope(rope).rotate(x, start),
             None => Ok(x),
         };
         let query = heads(&query, self.head_dim)?;

@@ -55,6 +55,9 @@ pub struct RopeConfig {
     pub dim: usize,
     /// Whether neighbours turn together, not halves.
     pub neighbours: bool,
+    /// The axis of each pair, for tokens of images, which have places in time, in rows and in columns; empty where all tokens are
+    /// counted alike.
+    pub axes: Vec<usize>,
     pub scaling: RopeScaling,
 }
 
@@ -295,6 +298,7 @@ fn rope_of(
         }
     };
     Ok(RopeConfig {
+        axes: axes(rope, dim / 2)?,
         theta,
         dim,
         neighbours,
@@ -312,4 +316,41 @@ fn yarn_attention_factor(rope: &Keys<'_>, factor: f64) -> Result<f64, Error> {
         (Some(weight), Some(all)) if weight != 0.0 && all != 0.0 => mscale(weight) / mscale(all),
         _ => mscale(1.0),
     })
+}
+
+/// The axis of each of so many pairs: as many pairs after each other as each number of `mrope_section` says, or pairs in turns,
+/// where the last ones are left to time.
+fn axes(rope: &Keys<'_>, pairs: usize) -> Result<Vec<usize>, Error> {
+    let key = "mrope_section";
+    let Some(sections) = rope.get(key) else {
+        return Ok(Vec::new());
+    };
+    let sections = sections.as_array().map(|list| {
+        let number = |value: &Value| Some(value.as_u64()? as usize);
+        list.iter().map(number).collect::<Option<Vec<_>>>()
+    });
+    let sections = sections.flatten().filter(|sections| {
+        sections.len() >= 3
+            && sections
+                .iter()
+                .try_fold(0usize, |sum, &n| sum.checked_add(n))
+                == Some(pairs)
+    });
+    let sections = sections.ok_or_else(|| {
+        rope.invalid(
+            key,
+            format!("three or more numbers that sum up to the {pairs} pairs that turn"),
+        )
+    })?;
+    if rope.bool("mrope_interleaved")? == Some(true) {
+        let axis = |pair: usize| {
+            let axis = pair % 3;
+            if pair < 3 * sections[axis] { axis } else { 0 }
+        };
+        return Ok((0..pairs).map(axis).collect());
+    }
+    let runs = sections.iter().enumerate();
+    Ok(runs
+        .flat_map(|(section, &n)| std::iter::repeat_n(section % 3, n))
+        .collect())
 }

@@ -94,7 +94,7 @@ const MISTRAL3: Eyes = Eyes {
         ("spatial_merge_size", "2"),
     ],
     projector: &[
-        Step::Norm("norm", NormKind::Rms, Eps::TextKey("rms_norm_eps")),
+        Step::Norm("norm", NormKind::Rms, Eps::Text),
         Step::MergeChannels,
         Step::Linear("patch_merger.merging_layer", Width::Tower, StepBias::Never),
         Step::Linear(

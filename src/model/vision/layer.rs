@@ -1,6 +1,6 @@
 //! One layer of a tower: attention of all patches to all, or of those of a window, and an MLP.
 
-use super::place::Places;
+use super::place::PatchPlaces;
 use super::rows::{TowerBias, TowerMlp};
 use super::tower::TowerConfig;
 use crate::model::activation::{activate, gated};
@@ -95,7 +95,7 @@ impl TowerLayer {
         &self,
         config: &TowerConfig,
         x: Tensor,
-        places: &Places,
+        places: &PatchPlaces,
         index: usize,
     ) -> Result<Tensor, Error> {
         let scaled = |y: Tensor, which: usize| match &self.scales {
@@ -120,7 +120,7 @@ impl TowerLayer {
         &self,
         config: &TowerConfig,
         x: &Tensor,
-        places: &Places,
+        places: &PatchPlaces,
         index: usize,
     ) -> Result<Tensor, Error> {
         let parts = match &self.inputs[..] {

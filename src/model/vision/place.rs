@@ -112,7 +112,7 @@ fn nearest(at: usize, of: usize, side: i64) -> i64 {
 
 /// What the layers of a tower need to know of the places of an image's patches.
 #[derive(Debug)]
-pub struct Places {
+pub struct PatchPlaces {
     /// Cosines and sines, `[tokens, 1, head_dim]` float32; the sines negated for the first half.
     turns: Option<[Tensor; 2]>,
     windows: Option<Windows>,
@@ -127,7 +127,7 @@ struct Windows {
     whole: Vec<usize>,
 }
 
-impl Places {
+impl PatchPlaces {
     pub fn new(config: &TowerConfig, grid: &Grid, compute: Compute) -> Result<Self, Error> {
         let windows = (config.windows.as_ref())
             .map(|(side, whole)| Windows::new(grid, *side, whole.clone(), compute.device));

@@ -77,8 +77,11 @@ impl Projector {
                 Step::Norm(name, kind, eps) => {
                     let eps = match eps {
                         Eps::Is(eps) => eps,
-                        Eps::Key(_) => tower.eps,
-                        Eps::TextKey(_) => *text_eps,
+                        Eps::Key(key) => {
+                            let keys = tower.keys();
+                            keys.positive(key)?.ok_or_else(|| keys.missing(key))?
+                        }
+                        Eps::Text => *text_eps,
                     };
                     Loaded::Norm(norm(name, kind, eps)?)
                 }
@@ -118,11 +121,7 @@ impl Projector {
                 Step::Gelu => Loaded::Activation(Activation::Gelu),
                 Step::Activation(key) => Loaded::Activation(activation(keys, key)?),
                 Step::Gated([gate, up, down]) => {
-                    let inner = Keys {
-                        json: &tower.json,
-                        path: "vision_config",
-                    }
-                    .size("intermediate_size")?;
+                    let inner = tower.keys().size("intermediate_size")?;
                     Loaded::Gated(
                         tower.activation,
                         Box::new([

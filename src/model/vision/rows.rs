@@ -60,8 +60,8 @@ pub enum Eps {
     Is(f64),
     /// The number under this key of `vision_config`.
     Key(&'static str),
-    /// The number under this key of the text config.
-    TextKey(&'static str),
+    /// That of the language model's norms.
+    Text,
 }
 
 /// A table of positions that is added to the patches.

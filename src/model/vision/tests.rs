@@ -5,6 +5,7 @@
 use super::*;
 use crate::model::formula;
 use crate::model::tests::{F32, golden, read, relative_error};
+use crate::model::{Layer, Model, Sighting, State};
 use safetensors::SafeTensors;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -22,12 +23,22 @@ impl Weights for Named {
         )?)
     }
 
-    fn rows(&self, _: &str, _: [usize; 2], _: &[u32], _: Range<usize>) -> anyhow::Result<Tensor> {
-        unreachable!("a tower reads whole tensors")
+    fn rows(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+        ids: &[u32],
+        columns: Range<usize>,
+    ) -> anyhow::Result<Tensor> {
+        let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
+        let rows = self
+            .tensor(name, &shape)?
+            .index_select(0, &Tensor::from_slice(&ids));
+        Ok(rows.narrow(1, columns.start as i64, columns.len() as i64))
     }
 
     fn part(&self, _: &str, _: &[usize], _: usize, _: usize) -> anyhow::Result<Tensor> {
-        unreachable!("a tower reads whole tensors")
+        unreachable!("no layer of these models takes a part of a tensor")
     }
 
     fn contains(&self, name: &str) -> bool {
@@ -45,49 +56,147 @@ fn pair(value: &Value) -> Option<[usize; 2]> {
     value.is_array().then(|| numbers(value).try_into().unwrap())
 }
 
+/// A case of tests/golden/vision.safetensors.
+struct Case {
+    name: String,
+    config: Value,
+    image: Value,
+    weights: Named,
+}
+
+impl Case {
+    fn picture(&self, number: usize) -> Image {
+        let shape = numbers(&self.image["pixels"]);
+        let factor = (*shape.last().unwrap() as f32).sqrt();
+        let pixels = formula::values(&format!("{} pixels {number}", self.name), &shape);
+        let pixels: Vec<f32> = pixels.iter().map(|value| value * factor / 2.0).collect();
+        Image {
+            pixels: crate::tensor::from_f32(&pixels, &shape).unwrap(),
+            grid: pair(&self.image["grid"]).unwrap_or([1, 1]),
+            size: pair(&self.image["size"]).unwrap_or([0, 0]),
+        }
+    }
+}
+
+/// What transformers computed, and with what.
+struct Golden(Vec<u8>);
+
+impl Golden {
+    fn open() -> Self {
+        Self(golden("vision.safetensors"))
+    }
+
+    fn tensor(&self, name: &str) -> Tensor {
+        read(&SafeTensors::deserialize(&self.0).unwrap(), name)
+    }
+
+    fn cases(&self) -> Vec<Case> {
+        let (_, header) = SafeTensors::read_metadata(&self.0).unwrap();
+        let cases = header.metadata().clone().unwrap().into_iter();
+        let cases = cases.map(|(name, about)| {
+            let mut about: Value = serde_json::from_str(&about).unwrap();
+            let tensors = about["tensors"].as_object().unwrap().iter();
+            let tensors = tensors.map(|(name, shape)| (name.clone(), numbers(shape)));
+            Case {
+                name,
+                weights: Named(tensors.collect()),
+                config: about["config"].take(),
+                image: about["image"].take(),
+            }
+        });
+        cases.collect()
+    }
+}
+
 /// tests/golden/generate/vision.py, transformers 5.23.0 with eager attention in float32, torch 2.13.0 on a CPU.
 #[test]
 fn features_match_transformers() {
-    let bytes = golden("vision.safetensors");
-    let file = SafeTensors::deserialize(&bytes).unwrap();
-    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
-    let cases = header.metadata().clone().unwrap();
+    let golden = Golden::open();
+    let cases = golden.cases();
     let mut wrong = Vec::new();
-    for (name, about) in &cases {
-        let about: Value = serde_json::from_str(about).unwrap();
-        let (config, image) = (&about["config"], &about["image"]);
-        let tensors = about["tensors"].as_object().unwrap().iter();
-        let weights = Named(
-            tensors
-                .map(|(name, shape)| (name.clone(), numbers(shape)))
-                .collect(),
-        );
-        let vision = Vision::new(config, 48, 1e-5).unwrap().unwrap();
+    for case in &cases {
+        let name = &case.name;
+        let vision = Vision::new(&case.config, 48, 1e-5).unwrap().unwrap();
         assert_eq!(vision.image_token, 64, "{name}");
-        let shape = numbers(&image["pixels"]);
-        let side = *shape.last().unwrap() as f32;
-        let pixels = formula::values(&format!("{name} pixels"), &shape);
-        let pixels: Vec<f32> = pixels
-            .iter()
-            .map(|value| value * side.sqrt() / 2.0)
-            .collect();
-        let image = Image {
-            pixels: crate::tensor::from_f32(&pixels, &shape).unwrap(),
-            grid: pair(&image["grid"]).unwrap_or([1, 1]),
-            size: pair(&image["size"]).unwrap_or([0, 0]),
-        };
-        let loaded = vision.load(&weights, F32).unwrap();
-        let features = loaded.features(&image).unwrap();
+        let loaded = vision.load(&case.weights, F32).unwrap();
+        let features = loaded.features(&case.picture(0)).unwrap();
         assert_eq!(features.deep.len(), vision.n_deep(), "{name}");
         let all: Vec<Tensor> = std::iter::once(features.embeddings)
             .chain(features.deep)
             .collect();
-        let error = relative_error(&Tensor::stack(&all, 0), &read(&file, name));
+        let error = relative_error(&Tensor::stack(&all, 0), &golden.tensor(name));
         if error > 1e-5 {
             wrong.push(format!("{name}: {error:e}"));
         }
     }
     assert!(cases.len() > 15 && wrong.is_empty(), "{wrong:?}");
+}
+
+/// Of a prompt with an image and one with two, in one batch.
+#[test]
+fn logits_match_transformers() {
+    let golden = Golden::open();
+    let mut wrong = Vec::new();
+    for case in golden.cases() {
+        match logits(&case) {
+            Ok(found) => {
+                let found = found.slice(1, 2, None, 3);
+                let expected = golden.tensor(&format!("{} logits", case.name));
+                let error = relative_error(&found, &expected);
+                if error > 1e-5 {
+                    wrong.push(format!("{}: {error:e}", case.name));
+                }
+            }
+            Err(error) => wrong.push(format!("{}: {error}", case.name)),
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
+fn logits(case: &Case) -> Result<Tensor, Error> {
+    let Case { name, weights, .. } = case;
+    let mut model = Model::from_config(&case.config)?;
+    model.fit(&|name| weights.contains(name));
+    let vision = model.vision.as_ref().unwrap();
+    let loaded = vision.load(weights, F32)?;
+    let pictures = [0, 1, 2].map(|number| loaded.features(&case.picture(number)).unwrap());
+    let n_tokens = pictures[0].embeddings.size()[0] as usize;
+    let seq_len = 2 * n_tokens + 10;
+    let sighting = |start| Sighting {
+        start,
+        n_tokens,
+        grid: pictures[0].grid,
+    };
+    let seen = [vec![sighting(5)], vec![sighting(2), sighting(3 + n_tokens)]];
+    let places: Vec<(i64, Sighting, &Features)> = (seen.iter().enumerate())
+        .flat_map(|(row, sightings)| {
+            sightings
+                .iter()
+                .map(move |&sighting| (row as i64, sighting))
+        })
+        .zip(&pictures)
+        .map(|((row, sighting), features)| (row, sighting, features))
+        .collect();
+    let ids = formula::token_ids(&format!("{name} words"), seq_len, 60).repeat(2);
+    let embedded = model.embed(weights, F32, &ids, seq_len, 0)?;
+    let mut state = State::new(embedded.view([2, seq_len as i64, -1]));
+    let tokens = |hidden: &Tensor, row, sighting: &Sighting| {
+        (hidden.get(row)).narrow(0, sighting.start as i64, n_tokens as i64)
+    };
+    for (row, sighting, features) in &places {
+        tokens(&state.hidden, *row, sighting).copy_(&features.embeddings);
+    }
+    let standing = model.places_with_images(F32, seq_len, &[&seen[0], &seen[1]])?;
+    for index in 0..model.config.n_layers {
+        let layer = Layer::load(&model, weights, F32, index)?;
+        state = layer.forward(state, &standing, None)?;
+        for (row, sighting, features) in &places {
+            if let Some(added) = features.deep.get(index) {
+                let _ = tokens(&state.hidden, *row, sighting).f_add_(added)?;
+            }
+        }
+    }
+    model.head(weights, F32)?.logits(&state.hidden)
 }
 
 #[test]

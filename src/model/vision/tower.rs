@@ -2,7 +2,7 @@
 
 use super::Image;
 use super::layer::TowerLayer;
-use super::place::{Grid, Places};
+use super::place::{Grid, PatchPlaces};
 use super::rows::{Eps, MlpWidth, Tower, TowerBias};
 use crate::model::config::activation;
 use crate::model::keys::Keys;
@@ -115,7 +115,7 @@ impl TowerConfig {
             eps: match row.norm.eps {
                 Eps::Is(eps) => eps,
                 Eps::Key(key) => keys.positive(key)?.ok_or_else(|| keys.missing(key))?,
-                Eps::TextKey(_) => unreachable!("a tower knows no text"),
+                Eps::Text => unreachable!("a tower knows no text"),
             },
             rope_theta: rope_theta.unwrap_or(10_000.0),
             bias: flag(row.attention.bias)?,
@@ -132,6 +132,13 @@ impl TowerConfig {
             n_positions: n_positions + usize::from(row.class_token.is_some()),
             deepstack: indices(&keys, "deepstack_visual_indexes")?,
         })
+    }
+
+    pub fn keys(&self) -> Keys<'_> {
+        Keys {
+            json: &self.json,
+            path: "vision_config",
+        }
     }
 
     pub fn head_dim(&self) -> usize {
@@ -258,7 +265,7 @@ impl LoadedTower {
         if let Some(norm) = &self.patches_norm {
             x = norm.forward(&x)?;
         }
-        let places = Places::new(config, &grid, compute)?;
+        let places = PatchPlaces::new(config, &grid, compute)?;
         if let (Some(table), Some(learned)) = (&self.positions, config.row.positions) {
             let n_class = i64::from(self.class_token.is_some());
             let own = table.f_narrow(0, n_class, table.size()[0] - n_class)?;

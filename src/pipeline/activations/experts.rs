@@ -22,7 +22,7 @@ impl Selection {
     }
 }
 
-impl Activations {
+impl Activations<'_> {
     /// Calibration tokens of all batches.
     pub fn n_tokens(&self) -> usize {
         let sizes = self.batches.iter().map(|batch| batch.state().hidden.size());

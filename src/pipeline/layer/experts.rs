@@ -46,7 +46,7 @@ impl LayerRun<'_> {
     pub(super) fn quantize_experts(
         &mut self,
         stage: &Stage,
-        activations: &mut Activations,
+        activations: &mut Activations<'_>,
         times: &mut Times,
         mut proof: Option<&mut FoldProof<'_>>,
         advance: bool,
@@ -85,7 +85,7 @@ impl LayerRun<'_> {
     fn quantize_expert(
         &mut self,
         expert: &Expert<'_>,
-        activations: &mut Activations,
+        activations: &mut Activations<'_>,
         times: &mut Times,
         proof: Option<&mut FoldProof<'_>>,
         advance: bool,

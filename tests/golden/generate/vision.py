@@ -1,5 +1,6 @@
-"""What tiny vision towers and projectors with weights by formula (formula.py) make of pixels by formula, as transformers
-computes it in float32.
+"""What tiny vision-language models with weights by formula (formula.py) make of pixels by formula, as transformers computes
+it in float32: the embeddings that the tower and the projector give, and the logits of two prompts, one with an image and one
+with two.
 
     python vision.py                 writes ../vision.safetensors
 
@@ -12,12 +13,13 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 
+import cases_hybrid
 import formula
 import logits
 
 TEXT = {
     "hidden_size": 48, "intermediate_size": 72, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-    "vocab_size": 64, "max_position_embeddings": 256, "rms_norm_eps": 1e-5,
+    "vocab_size": 72, "max_position_embeddings": 256, "rms_norm_eps": 1e-5,
 }
 CLIP = {
     "model_type": "clip_vision_model", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3,
@@ -36,6 +38,7 @@ QWEN = {
     "depth": 3, "num_heads": 4, "patch_size": 4, "in_channels": 3, "spatial_merge_size": 2, "temporal_patch_size": 2,
 }
 TOKENS = {"image_token_id": 64, "video_token_id": 65, "vision_start_token_id": 66, "vision_end_token_id": 67}
+HYBRID = cases_hybrid.cases(logits.family)
 MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 2, 2]}}
 
 
@@ -85,6 +88,10 @@ CASES = {
     "gemma3": (
         composite("gemma3", "Gemma3ForConditionalGeneration", {"model_type": "gemma3_text", "head_dim": 12}, SIGLIP, **INDEX,
                   mm_tokens_per_image=4), tiles(1)),
+    "gemma3_window": (
+        composite("gemma3", "Gemma3ForConditionalGeneration",
+                  {"model_type": "gemma3_text", "head_dim": 12, "sliding_window": 6,
+                   "layer_types": ["sliding_attention", "full_attention"]}, SIGLIP, **INDEX, mm_tokens_per_image=16), tiles(1)),
     "idefics3": (
         composite("idefics3", "Idefics3ForConditionalGeneration", LLAMA, SIGLIP | {"model_type": "idefics3_vision"},
                   image_token_id=64, scale_factor=2), tiles(3)),
@@ -111,6 +118,12 @@ CASES = {
         composite("qwen3_vl", "Qwen3VLForConditionalGeneration", MROPE | {"head_dim": 12},
                   QWEN | {"hidden_size": 32, "out_hidden_size": 48, "intermediate_size": 40, "num_position_embeddings": 25,
                           "deepstack_visual_indexes": [0, 1]}, **TOKENS), patches(4, 8)),
+    "qwen3_5": (
+        HYBRID["qwen3_5"] | TOKENS | {
+            "text_config": HYBRID["qwen3_5"]["text_config"] | {"vocab_size": 72},
+            "vision_config": QWEN | {"model_type": "qwen3_5_vision", "hidden_size": 32, "out_hidden_size": 48,
+                                     "intermediate_size": 40, "num_position_embeddings": 25}},
+        patches(4, 8)),
     "glm4v": (
         composite("glm4v", "Glm4vForConditionalGeneration",
                   {"pad_token_id": 0, "rope_parameters": {
@@ -120,36 +133,72 @@ CASES = {
 }
 
 
-def features(name, config, image):
-    """The embeddings `[tokens, hidden]`, what is added behind the first layers, and the tensors' shapes."""
+def load(config):
+    """The model, and its tensors' shapes under their published names."""
     with tempfile.TemporaryDirectory() as directory:
         model_class, shapes = logits.save_as_published(config, directory)
         tensors = {key: formula.tensor(key, shape) for key, shape in shapes.items()}
-        model = logits.load_with(model_class, directory, tensors)
-    pixels = torch.from_numpy(formula.tensor(f"{name} pixels", image["pixels"]) * np.sqrt(np.float32(image["pixels"][-1])) / 2)
+        return logits.load_with(model_class, directory, tensors), shapes
+
+
+def pictures(name, config, image, numbers):
+    """Some of the case's images as the model takes them."""
+    shape = image["pixels"]
+    pixels = [formula.tensor(f"{name} pixels {number}", shape) * np.sqrt(np.float32(shape[-1])) / 2 for number in numbers]
     arguments = {}
-    if "grid" in image and len(image["pixels"]) == 2:
-        arguments["image_grid_thw"] = torch.tensor([[1, *image["grid"]]])
+    if "grid" in image and len(shape) == 2:
+        arguments["image_grid_thw"] = torch.tensor([[1, *image["grid"]]] * len(numbers))
     elif "size" in image:
-        arguments["image_sizes"] = torch.tensor([image["size"]])
-    if config["model_type"] in ("llava_next", "llava_onevision", "idefics3", "smolvlm"):
+        arguments["image_sizes"] = torch.tensor([image["size"]] * len(numbers))
+    if config["model_type"] in ("llava_next", "llava_onevision"):
+        pixels = np.stack(pixels)
+    else:
+        pixels = np.concatenate(pixels)
+    if config["model_type"] in ("idefics3", "smolvlm"):
         pixels = pixels[None]
-    found = model.model.get_image_features(pixels, **arguments, return_dict=True)
-    made = found.pooler_output
-    made = torch.cat([part.reshape(-1, part.shape[-1]) for part in made])
+    return {"pixel_values": torch.from_numpy(pixels)} | arguments
+
+
+def features(model, arguments):
+    """The embeddings `[tokens, hidden]` of an image, and what is added behind the first layers."""
+    found = model.model.get_image_features(**arguments, return_dict=True)
+    made = torch.cat([part.reshape(-1, part.shape[-1]) for part in found.pooler_output])
     deep = [part[0] for part in getattr(found, "deepstack_features", None) or []]
-    print(f"{name}: {tuple(made.shape)}, max {made.abs().max():.3f}, std {made.std():.3f}, {len(deep)} more")
-    return torch.stack([made, *deep]).numpy(), shapes
+    return torch.stack([made, *deep])
+
+
+def prompt(name, n_tokens, before):
+    """Words with images of `n_tokens` tokens, each after so many words; as long as two images and ten words."""
+    row, ids = [], formula.token_ids(f"{name} words", 2 * n_tokens + 10, 60).tolist()
+    for words in before:
+        row += ids[len(row):len(row) + words] + [TOKENS["image_token_id"]] * n_tokens
+    return row + ids[len(row):]
+
+
+def prompt_logits(model, config, ids, arguments):
+    ids = torch.tensor([ids])
+    is_image = (ids == TOKENS["image_token_id"]).int()
+    if config["model_type"] == "gemma3":
+        arguments = arguments | {"token_type_ids": is_image}
+    if "image_grid_thw" in arguments:
+        arguments = arguments | {"mm_token_type_ids": is_image}
+    return model(ids, use_cache=False, **arguments).logits[0, 2::3]
 
 
 @torch.no_grad()
 def main():
     made, about = {}, {}
     for name, (config, image) in CASES.items():
-        made[name], shapes = features(name, config, image)
-        text = ("layers." , "embed_tokens", "lm_head")
-        seen = {key: shape for key, shape in shapes.items() if "vis" in key or not any(part in key for part in text)}
-        about[name] = json.dumps({"config": config, "image": image, "tensors": seen})
+        model, shapes = load(config)
+        found = features(model, pictures(name, config, image, [0]))
+        n_tokens = found.shape[1]
+        rows = [
+            prompt_logits(model, config, prompt(name, n_tokens, [5]), pictures(name, config, image, [0])),
+            prompt_logits(model, config, prompt(name, n_tokens, [2, 1]), pictures(name, config, image, [1, 2])),
+        ]
+        made[name], made[f"{name} logits"] = found.numpy(), torch.stack(rows).numpy()
+        about[name] = json.dumps({"config": config, "image": image, "tensors": shapes})
+        print(f"{name}: {n_tokens} tokens, {len(found) - 1} more, std {found.std():.3f}, logits' std {rows[1].std():.3f}")
     save_file(made, logits.OUT / "vision.safetensors", about)
 
 
