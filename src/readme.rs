@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
-use crate::model::arch::ARCHITECTURES;
+use crate::model::arch::model_types;
 use crate::model::tests::golden_errors;
 use crate::pack::{FAMILIES, Family};
 
@@ -23,9 +23,7 @@ fn table() -> String {
         *entry = entry.max(error);
     }
     let mut table = HEAD.to_owned();
-    let mut model_types: Vec<&str> = ARCHITECTURES.iter().map(|arch| arch.model_type).collect();
-    model_types.dedup();
-    for model_type in model_types {
+    for model_type in model_types() {
         let family = Family::find(model_type)
             .unwrap_or_else(|| panic!("src/pack/families.rs lacks {model_type}"));
         writeln!(
@@ -42,11 +40,7 @@ fn table() -> String {
 
 #[test]
 fn the_table_of_families_is_what_the_code_says() {
-    let known = |family: &Family| {
-        ARCHITECTURES
-            .iter()
-            .any(|arch| arch.model_type == family.model_type)
-    };
+    let known = |family: &Family| model_types().contains(&family.model_type);
     assert!(FAMILIES.iter().all(known));
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
     let readme = std::fs::read_to_string(&path).unwrap();

@@ -43,7 +43,7 @@ impl ModelDir {
         let quantized = QuantizedFormat::from_model_config(&config)
             .with_context(|| path.display().to_string())?;
         let checkpoint = Checkpoint::open(dir)?;
-        model.fit(&|name| checkpoint.contains(name));
+        model.fit(&|name| Some(checkpoint.info(name)?.shape.clone()));
         Ok(Self {
             config,
             model,

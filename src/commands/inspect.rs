@@ -55,10 +55,10 @@ pub fn inspect(args: &InspectArgs) -> Result<()> {
             quantized.format, quantized.scheme.bits
         )
     });
-    let loaders = Family::find(model.arch.model_type).map_or("unknown".to_owned(), Family::loaders);
+    let loaders = Family::find(model.model_type()).map_or("unknown".to_owned(), Family::loaders);
     if args.json {
         let object = json!({
-            "model_type": model.arch.model_type,
+            "model_type": model.model_type(),
             "architecture": model.architecture_name(),
             "loaded_by": loaders,
             "layers": model.config.n_layers,
@@ -78,7 +78,7 @@ pub fn inspect(args: &InspectArgs) -> Result<()> {
     let mut lines = vec![
         format!(
             "family        {} ({})",
-            model.arch.model_type,
+            model.model_type(),
             model.architecture_name()
         ),
         format!("loaded by     {loaders} (quantized models of this family)"),

@@ -139,12 +139,9 @@ impl Config {
     }
 
     /// Reads and checks the numbers of a family's `config.json`.
-    pub(super) fn new(json: &Value, arch: &Architecture) -> Result<Self, Error> {
+    pub(super) fn new(json: &Value, arch: &Architecture, path: &str) -> Result<Self, Error> {
         let json = usual(json, arch);
-        let keys = Keys {
-            json: &json,
-            path: arch.text.unwrap_or_default(),
-        };
+        let keys = Keys { json: &json, path };
         for &(key, accepted) in arch.requires {
             keys.require(key, accepted)?;
         }
@@ -509,14 +506,14 @@ mod tests {
 
     #[test]
     fn how_many_dimensions_turn_may_be_said_by_a_count() {
-        let llama = arch::find(&json!({"model_type": "llama"})).unwrap();
+        let llama = arch::find(&json!({"model_type": "llama"})).unwrap().arch;
         let rotary = arch::Rotary {
             dim: Some("rotary_dim"),
             ..llama.rotary
         };
         let arch = Architecture { rotary, ..*llama };
         let dim = |changes| {
-            let config = Config::new(&merged("llama", &changes), &arch);
+            let config = Config::new(&merged("llama", &changes), &arch, "");
             config.map(|config| config.ropes[0].dim)
         };
         assert_eq!(dim(json!({})).unwrap(), 12);

@@ -28,7 +28,7 @@ impl Head {
         let name = if config.tie_word_embeddings {
             model.stored_name(arch.embedding)
         } else {
-            &head_weight
+            head_weight
         };
         let bias = (config.biases.head).then(|| format!("{head}.bias"));
         let (eps, hidden_size) = (config.norm_eps, config.hidden_size);
@@ -37,13 +37,13 @@ impl Head {
             compute,
             arch.norm,
             eps,
-            model.stored_name(arch.final_norm),
+            &model.stored_name(arch.final_norm),
             hidden_size,
         )?;
         let load = |name: &str, shape: &[usize]| compute.place(&weights.tensor(name, shape)?);
         Ok(Self {
             norm,
-            weight: load(name, &[config.vocab_size, hidden_size])?,
+            weight: load(&name, &[config.vocab_size, hidden_size])?,
             bias: (bias.map(|name| load(&name, &[config.vocab_size]))).transpose()?,
             scale: config.logit_scale,
             softcap: config.logit_softcap,

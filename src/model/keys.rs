@@ -7,10 +7,7 @@ use serde_json::Value;
 /// A family's `config.json` with the names that this crate reads: aliases under their usual names, values that the family
 /// takes for others replaced, and what transformers gives to absent keys (not to null ones) filled in.
 pub(super) fn usual(json: &Value, arch: &Architecture) -> Value {
-    let mut config = match arch.text {
-        None => json.clone(),
-        Some(key) => text(json, key),
-    };
+    let mut config = json.clone();
     let Some(object) = config.as_object_mut() else {
         return config;
     };
@@ -36,24 +33,6 @@ pub(super) fn filled(json: &Value, defaults: &[(&str, &str)]) -> Value {
         for (key, value) in defaults {
             let value = || serde_json::from_str(value).expect("defaults of a row are JSON");
             object.entry(*key).or_insert_with(value);
-        }
-    }
-    config
-}
-
-/// The object `key` of a config, with what transformers reads from the config itself: whether embeddings are tied, and where
-/// the object has none, the dtype.
-fn text(json: &Value, key: &str) -> Value {
-    let mut config = json.get(key).cloned().unwrap_or_default();
-    if let Some(object) = config.as_object_mut() {
-        object.remove("tie_word_embeddings");
-        if let Some(tied) = json.get("tie_word_embeddings") {
-            object.insert("tie_word_embeddings".to_owned(), tied.clone());
-        }
-        for key in ["dtype", "torch_dtype"] {
-            if let Some(value) = json.get(key) {
-                object.entry(key).or_insert_with(|| value.clone());
-            }
         }
     }
     config

@@ -1,22 +1,50 @@
 //! Checkpoints that store the same linears in another way than their family usually does.
 
+use super::arch::Names;
 use super::{Fold, LayerPlan, LinearPlan, Model, Packing, Stacked, Stored};
+
+/// Beginnings of names, and what stands in their place.
+type Renaming = Vec<(&'static str, &'static str)>;
+
+/// The name of what a family calls `name`, where that is another.
+pub(super) fn renamed(renaming: &[(&str, &str)], name: &str) -> Option<String> {
+    renaming.iter().find_map(|(from, to)| {
+        let rest = name.strip_prefix(from)?;
+        Some(format!("{to}{rest}"))
+    })
+}
+
+/// A language model's names inside a composite.
+pub(super) fn renaming(names: Names) -> Renaming {
+    vec![("model.", names.model), ("lm_head", names.head)]
+}
 
 impl Model {
     /// Reads experts from where the checkpoint has them: each one's own tensors or those of all experts, in float or as
-    /// MXFP4. `contains` says whether it has a tensor of this name.
+    /// MXFP4. `shape` gives that of the checkpoint's tensor of this name.
     ///
-    /// Names may lack their first part, as GPT-2's and BLOOM's published ones do.
-    pub fn fit(&mut self, contains: &dyn Fn(&str) -> bool) {
+    /// Names may lack their first part, as GPT-2's and BLOOM's published ones do, and those of a language model inside another
+    /// model begin in one of several ways. A head that a composite stores is used, whatever the config says.
+    pub fn fit(&mut self, shape: &dyn Fn(&str) -> Option<Vec<usize>>) {
+        let contains = |name: &str| shape(name).is_some();
         let embedding = self.arch.embedding;
-        if let Some((first, rest)) = embedding.split_once('.')
+        if let Some(composite) = self.composite {
+            let stored = |names: &&Names| {
+                let name = renamed(&renaming(**names), embedding);
+                name.is_some_and(|name| contains(&name))
+            };
+            if let Some(&names) = composite.names.iter().find(stored) {
+                self.rename(renaming(names));
+            }
+            let head = format!("{}.weight", self.stored_name(self.arch.head));
+            if contains(&head) {
+                self.config.tie_word_embeddings = false;
+            }
+        } else if let Some((first, rest)) = embedding.split_once('.')
             && !contains(embedding)
             && contains(rest)
         {
-            self.missing_prefix = &embedding[..=first.len()];
-            for layer in &mut self.layers {
-                layer.rename(self.missing_prefix);
-            }
+            self.rename(vec![(&embedding[..=first.len()], "")]);
         }
         for layer in &mut self.layers {
             for stage in &mut layer.stages {
@@ -24,51 +52,62 @@ impl Model {
                 for (index, expert) in stage.experts.iter_mut().enumerate() {
                     let linears = expert.inputs.iter_mut().chain([&mut expert.output]);
                     for linear in linears {
-                        linear.fit(index, count, contains);
+                        linear.fit(index, count, shape);
                     }
                 }
             }
         }
     }
+
+    /// Renames all tensors; `renaming` is of the family's names.
+    pub(super) fn rename(&mut self, renaming: Renaming) {
+        // Back to the family's names first.
+        let back: Vec<(&str, &str)> = self.renamed.iter().map(|&(from, to)| (to, from)).collect();
+        for layer in &mut self.layers {
+            layer.rename(&back);
+            layer.rename(&renaming);
+        }
+        self.renamed = renaming;
+    }
 }
 
 impl LayerPlan {
-    /// Takes `prefix` off all names.
-    fn rename(&mut self, prefix: &str) {
-        let shorten = |name: &mut String| {
-            if let Some(rest) = name.strip_prefix(prefix) {
-                *name = rest.to_owned();
+    fn rename(&mut self, renaming: &[(&str, &str)]) {
+        let rename = |name: &mut String| {
+            if let Some(renamed) = renamed(renaming, name) {
+                *name = renamed;
             }
         };
         for stage in &mut self.stages {
             if let Fold::Rows { linear, .. } = &mut stage.fold {
-                shorten(linear);
+                rename(linear);
             }
             for linear in stage.linears.iter_mut().chain(&mut stage.dense) {
-                shorten(&mut linear.name);
+                rename(&mut linear.name);
             }
             for expert in &mut stage.experts {
                 if let Fold::Rows { linear, .. } = &mut expert.fold {
-                    shorten(linear);
+                    rename(linear);
                 }
                 for linear in expert.inputs.iter_mut().chain([&mut expert.output]) {
-                    shorten(&mut linear.name);
+                    rename(&mut linear.name);
                     if let Stored::Stacked(stacked) = &mut linear.stored {
-                        shorten(&mut stacked.weight);
-                        stacked.bias.iter_mut().for_each(shorten);
+                        rename(&mut stacked.weight);
+                        stacked.bias.iter_mut().for_each(rename);
                     }
                 }
             }
         }
         self.norms
             .iter_mut()
-            .for_each(|norm| shorten(&mut norm.name));
-        self.kept.iter_mut().for_each(|kept| shorten(&mut kept.1));
+            .for_each(|norm| rename(&mut norm.name));
+        self.kept.iter_mut().for_each(|kept| rename(&mut kept.1));
     }
 }
 
 impl LinearPlan {
-    fn fit(&mut self, index: usize, count: usize, contains: &dyn Fn(&str) -> bool) {
+    fn fit(&mut self, index: usize, count: usize, shape: &dyn Fn(&str) -> Option<Vec<usize>>) {
+        let contains = |name: &str| shape(name).is_some();
         let own = self.weight_name();
         if contains(&own) || contains(&format!("{}.qweight", self.name)) {
             self.stored = Stored::Own;
@@ -78,10 +117,16 @@ impl LinearPlan {
             Stored::Stacked(stacked) => {
                 if contains(&format!("{}_blocks", stacked.weight)) {
                     stacked.packing = Packing::Mxfp4;
+                } else if let [parts, rows, columns] = stacked.weight_shape[..]
+                    && shape(&stacked.weight).is_some_and(|shape| shape == [parts, columns, rows])
+                {
+                    // Some families' parts are stored either way.
+                    stacked.transposed = !stacked.transposed;
+                    stacked.weight_shape = vec![parts, columns, rows];
                 }
             }
             Stored::Own | Stored::Transposed => {
-                if let Some(stacked) = self.as_stacked(index, count, contains) {
+                if let Some(stacked) = self.as_stacked(index, count, &contains) {
                     self.stored = Stored::Stacked(stacked);
                 }
             }

@@ -31,6 +31,7 @@ pub(crate) mod tests;
 pub mod vision;
 
 pub use arch::{Architecture, NormKind, NormSite, QkNorm, Role};
+use arch::{Composite, Found};
 pub use attention::KvCache;
 pub use block::{Block, Layer};
 pub use config::{
@@ -166,8 +167,10 @@ pub struct Model {
     pub vision: Option<Vision>,
     /// Why it does not, where it should.
     pub blind: Option<String>,
-    /// What the checkpoint's names lack of the family's.
-    missing_prefix: &'static str,
+    /// What the language model is a part of.
+    pub composite: Option<&'static Composite>,
+    /// Beginnings of the family's names, and what the checkpoint has in their place.
+    renamed: Vec<(&'static str, &'static str)>,
 }
 
 impl Model {
@@ -176,27 +179,44 @@ impl Model {
     /// # Errors
     /// An unknown family, a missing or impossible number, or a fact that the forward pass does not implement.
     pub fn from_config(json: &serde_json::Value) -> Result<Self, Error> {
-        let arch = arch::find(json)?;
-        let config = Config::new(json, arch)?;
+        let Found {
+            arch,
+            composite,
+            config,
+            path,
+        } = arch::find(json)?;
+        let config = Config::new(&config, arch, path)?;
         let layers = (0..config.n_layers).map(|layer| LayerPlan::new(arch, &config, layer));
         // Without eyes the language model is as good; text calibrates it.
         let (vision, blind) = match Vision::new(json, config.hidden_size, config.norm_eps) {
             Ok(vision) => (vision, None),
             Err(error) => (None, Some(error.to_string())),
         };
-        Ok(Self {
+        let mut model = Self {
             vision,
             blind,
             layers: layers.collect(),
-            missing_prefix: "",
+            composite,
+            renamed: Vec::new(),
             config,
             arch,
-        })
+        };
+        if let Some(composite) = composite {
+            model.rename(layout::renaming(composite.names[0]));
+        }
+        Ok(model)
+    }
+
+    /// `model_type` in `config.json`.
+    pub fn model_type(&self) -> &'static str {
+        self.composite
+            .map_or(self.arch.model_type, |row| row.model_type)
     }
 
     /// The class name that loaders look up, such as `LlamaForCausalLM`.
-    pub fn architecture_name(&self) -> String {
-        self.arch.architecture.to_owned()
+    pub fn architecture_name(&self) -> &'static str {
+        self.composite
+            .map_or(self.arch.architecture, |row| row.architecture)
     }
 
     /// Every tensor that the model is read from, with its shape, once, in the order of its layers. A tied head has none of
@@ -213,27 +233,27 @@ impl Model {
     }
 
     /// What the checkpoint calls a tensor outside the layers.
-    pub fn stored_name(&self, name: &'static str) -> &'static str {
-        name.strip_prefix(self.missing_prefix).unwrap_or(name)
+    pub fn stored_name(&self, name: &str) -> String {
+        layout::renamed(&self.renamed, name).unwrap_or_else(|| name.to_owned())
     }
 
     /// The embedding, the norms outside the layers, and the head where it is not tied.
     pub fn outer_tensors(&self) -> Vec<(String, Vec<usize>)> {
         let (arch, config) = (self.arch, &self.config);
         let table = vec![config.vocab_size, config.hidden_size];
-        let mut tensors = vec![(self.stored_name(arch.embedding).to_owned(), table.clone())];
+        let mut tensors = vec![(self.stored_name(arch.embedding), table.clone())];
         if let Some(positions) = arch.positions {
             let shape = vec![
                 config.max_position_embeddings + positions.offset,
                 config.hidden_size,
             ];
-            tensors.push((self.stored_name(positions.name).to_owned(), shape));
+            tensors.push((self.stored_name(positions.name), shape));
         }
         let mut add_norm = |name, len| {
             let norm = NormPlan {
                 site: NormSite::Attention,
                 kind: arch.norm,
-                name: self.stored_name(name).to_owned(),
+                name: self.stored_name(name),
                 len,
                 groups: 1,
             };
@@ -245,7 +265,7 @@ impl Model {
         if let (Some(row), Some(input)) = (arch.layer_input, config.layer_input) {
             add_norm(row.norm, input.width);
             let all = config.n_layers * input.width;
-            let embedding = self.stored_name(row.embedding).to_owned();
+            let embedding = self.stored_name(row.embedding);
             tensors.push((embedding, vec![input.vocab_size, all]));
             let projection = format!("{}.weight", self.stored_name(row.model_projection));
             tensors.push((projection, vec![all, config.hidden_size]));
@@ -278,7 +298,7 @@ impl Model {
         let shape = [vocab_size, config.hidden_size];
         let whole = 0..config.hidden_size;
         let name = self.stored_name(arch.embedding);
-        let mut embedded = compute.place(&weights.rows(name, shape, ids, whole.clone())?)?;
+        let mut embedded = compute.place(&weights.rows(&name, shape, ids, whole.clone())?)?;
         if let Some(scale) = config.embedding_scale {
             // transformers rounds the factor too.
             let scale = Tensor::from(scale);
@@ -294,13 +314,13 @@ impl Model {
                 (0..ids.len()).map(|index| (positions.offset + start + index % row_len) as u32);
             let shape = [seq_len + positions.offset, config.hidden_size];
             let name = self.stored_name(positions.name);
-            let learned = weights.rows(name, shape, &rows.collect::<Vec<_>>(), whole)?;
+            let learned = weights.rows(&name, shape, &rows.collect::<Vec<_>>(), whole)?;
             embedded = embedded.f_add_(&compute.place(&learned)?)?;
         }
         if let Some(name) = arch.embedding_norm {
             let name = self.stored_name(name);
             let (eps, len) = (config.norm_eps, config.hidden_size);
-            let norm = Norm::load(weights, compute, arch.norm, eps, name, len)?;
+            let norm = Norm::load(weights, compute, arch.norm, eps, &name, len)?;
             embedded = norm.forward(&embedded)?;
         }
         Ok(embedded)
@@ -330,7 +350,7 @@ impl Model {
         let (n_layers, hidden) = (self.config.n_layers, self.config.hidden_size);
         let name = self.stored_name(row.embedding);
         let own = layer * width..(layer + 1) * width;
-        let tokens = weights.rows(name, [vocab_size, n_layers * width], ids, own)?;
+        let tokens = weights.rows(&name, [vocab_size, n_layers * width], ids, own)?;
         // transformers rounds this factor too, but not the others.
         let factor = compute.place(&Tensor::from((width as f64).sqrt()))?;
         let tokens = compute.place(&tokens)?.f_mul_(&factor)?;
@@ -346,7 +366,7 @@ impl Model {
             compute,
             kind,
             eps,
-            self.stored_name(row.norm),
+            &self.stored_name(row.norm),
             width,
         )?;
         let both = norm.forward(&context)?.f_add_(&tokens)?;

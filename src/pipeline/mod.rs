@@ -165,7 +165,7 @@ pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Re
         command,
         model: ModelReport {
             directory: settings.model.display().to_string(),
-            model_type: source.model.arch.model_type.to_owned(),
+            model_type: source.model.model_type().to_owned(),
             layers: source.model.config.n_layers,
             parameters: plan.parameters,
             quantized_parameters: plan.quantized_parameters,
@@ -345,7 +345,7 @@ fn write_config(writer: &Writer, source: &ModelDir, settings: &Settings) -> Resu
         .layer_input
         .filter(|_| layer_input.is_some())
     {
-        dense.push(source.model.stored_name(row.model_projection).to_owned());
+        dense.push(source.model.stored_name(row.model_projection));
     }
     let mut in_block = Vec::new();
     for (index, layer) in layers.iter().enumerate() {
@@ -364,16 +364,16 @@ fn write_config(writer: &Writer, source: &ModelDir, settings: &Settings) -> Resu
         gptq,
         dense_linears: &dense,
         dense_projections: &projections,
-        head: source.model.stored_name(source.model.arch.head),
+        head: &source.model.stored_name(source.model.arch.head),
         quantized_in_block: &in_block,
-        named_by_vllm: Family::find(source.model.arch.model_type)
+        named_by_vllm: Family::find(source.model.model_type())
             .map_or(&[], |family| family.named_by_vllm),
     };
     let quantization = description.quantization_config();
     let config = pack::edit_config(
         &source.config,
         quantization.clone(),
-        &source.model.architecture_name(),
+        source.model.architecture_name(),
     );
     writer.write_file("config.json", &serde_json::to_vec_pretty(&config)?)?;
     writer.write_file(
@@ -387,7 +387,7 @@ fn write_config(writer: &Writer, source: &ModelDir, settings: &Settings) -> Resu
 fn unused_linears(source: &ModelDir) -> Vec<String> {
     let (model, checkpoint) = (&source.model, &source.checkpoint);
     let used: HashSet<String> = model.tensors().into_iter().map(|tensor| tensor.0).collect();
-    let head = format!("{}.weight", model.arch.head);
+    let head = format!("{}.weight", model.stored_name(model.arch.head));
     let unused = checkpoint
         .names()
         .filter(|&name| !used.contains(name) && name != head);

@@ -59,7 +59,7 @@ impl Plan {
             symmetric: settings.scheme.symmetric,
             desc_act: (settings.solver.gptq())
                 .is_some_and(|gptq| gptq.act_order == ActOrder::DescAct),
-            family: Family::find(model.arch.model_type),
+            family: Family::find(model.model_type()),
             linears: &shapes,
         };
         pack::refuse(&request)?;
@@ -219,7 +219,7 @@ impl Plan {
                 format!(
                     "{} ({}, {} layers, {:.1} M parameters)",
                     settings.model.display(),
-                    model.arch.model_type,
+                    model.model_type(),
                     model.config.n_layers,
                     self.parameters as f64 / 1e6
                 ),

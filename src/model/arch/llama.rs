@@ -8,7 +8,6 @@ use super::{
 pub const LLAMA: Architecture = Architecture {
     model_type: "llama",
     architecture: "LlamaForCausalLM",
-    text: None,
     when: &[],
     embedding: "model.embed_tokens.weight",
     positions: None,

@@ -11,6 +11,7 @@ mod bloom;
 mod codegen;
 mod cohere;
 mod cohere2;
+mod composites;
 mod dbrx;
 mod deepseek_v2;
 mod deepseek_v3;
@@ -26,7 +27,6 @@ mod flex_olmo;
 mod gemma;
 mod gemma2;
 mod gemma3_text;
-mod gemma4;
 mod gemma4_text;
 mod glm;
 mod glm4;
@@ -73,12 +73,12 @@ mod phimoe;
 mod qwen2;
 mod qwen2_moe;
 mod qwen3;
-mod qwen3_5;
 mod qwen3_5_moe;
 mod qwen3_5_moe_text;
 mod qwen3_5_text;
 mod qwen3_moe;
 mod qwen3_next;
+mod qwen3_vl_moe;
 mod seed_oss;
 mod smollm3;
 mod solar_open;
@@ -91,11 +91,13 @@ pub use attention::{
     Alibi, Attention, AttentionScale, Borrowing, FullLayers, KvHeads, Latent, Pairs, Positions,
     QkNorm, RopeLayers, Rotary, Temperature, WindowRule,
 };
+pub use composites::{COMPOSITES, Composite, Names, Text};
 pub use experts::{
     Correction, ExpertLinear, Experts, GroupScore, Router, Scoring, Shared, SharedWidth,
     SparseLayers, Stack, StackRows,
 };
 pub use mixers::{Mixer, MixerKind, MixerLayers, Multipliers};
+use serde_json::Value;
 
 /// What a linear's output, or a block of it, is to the mixing step that follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -331,8 +333,6 @@ pub struct Architecture {
     pub model_type: &'static str,
     /// The class that loaders look up: `architectures` in `config.json`.
     pub architecture: &'static str,
-    /// The key of the object with the language model's numbers, where the config is that of a model of more than text.
-    pub text: Option<&'static str>,
     /// Where a family has several rows: keys and their JSON values with which this one is meant. The first one that fits
     /// counts.
     pub when: &'static [(&'static str, &'static str)],
@@ -409,7 +409,6 @@ pub const ARCHITECTURES: &[&Architecture] = &[
     &gemma::GEMMA,
     &gemma2::GEMMA2,
     &gemma3_text::GEMMA3_TEXT,
-    &gemma4::GEMMA4,
     &gemma4_text::GEMMA4_TEXT,
     &glm::GLM,
     &glm4::GLM4,
@@ -455,8 +454,6 @@ pub const ARCHITECTURES: &[&Architecture] = &[
     &qwen2::QWEN2,
     &qwen2_moe::QWEN2_MOE,
     &qwen3::QWEN3,
-    &qwen3_5::QWEN3_5,
-    &qwen3_5_moe::QWEN3_5_MOE,
     &qwen3_5_moe_text::QWEN3_5_MOE_TEXT,
     &qwen3_5_text::QWEN3_5_TEXT,
     &qwen3_moe::QWEN3_MOE,
@@ -527,15 +524,62 @@ const fn plain_mlp(inputs: &'static [LinearSpec], output: &'static str, bias: Bi
     }
 }
 
+/// What a `config.json` describes.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub arch: &'static Architecture,
+    /// What the language model is a part of.
+    pub composite: Option<&'static Composite>,
+    /// The language model's configuration, and the key of it in the file; empty for the file itself.
+    pub config: Value,
+    pub path: &'static str,
+}
+
 /// The row for this `config.json`.
-pub(super) fn find(json: &serde_json::Value) -> Result<&'static Architecture, Error> {
+pub(super) fn find(json: &Value) -> Result<Found, Error> {
+    let named = json.get("model_type").and_then(Value::as_str);
+    let composite = COMPOSITES.iter().find(|row| Some(row.model_type) == named);
+    let Some(composite) = composite else {
+        let config = json.clone();
+        return Ok(Found {
+            arch: find_row(json)?,
+            composite,
+            config,
+            path: "",
+        });
+    };
+    check_class(json, composite.model_type, composite.architecture)?;
+    let mut config = composite.text_config(json);
+    let arch = match composite.text {
+        Text::Of(arch) => arch,
+        Text::Named(arch) => {
+            let object = config.as_object_mut();
+            if let Some(object) = object {
+                // Which class the language model came from is of no matter.
+                object.remove("architectures");
+                let name = || Value::from(arch.model_type);
+                object.entry("model_type").or_insert_with(name);
+            }
+            find_row(&config)?
+        }
+    };
+    Ok(Found {
+        arch,
+        composite: Some(composite),
+        config,
+        path: json.get("text_config").map_or("", |_| "text_config"),
+    })
+}
+
+/// The row for the `config.json` of a language model.
+fn find_row(json: &Value) -> Result<&'static Architecture, Error> {
     let model_type = json
         .get("model_type")
-        .and_then(serde_json::Value::as_str)
+        .and_then(Value::as_str)
         .ok_or(Error::Missing { key: "model_type" })?;
     let is_meant = |arch: &&&Architecture| {
         let meant = arch.when.iter().all(|&(key, value)| {
-            let found = json.get(key).map(serde_json::Value::to_string);
+            let found = json.get(key).map(Value::to_string);
             found.as_deref() == Some(value)
         });
         arch.model_type == model_type && meant
@@ -543,27 +587,44 @@ pub(super) fn find(json: &serde_json::Value) -> Result<&'static Architecture, Er
     let Some(arch) = ARCHITECTURES.iter().find(is_meant) else {
         return Err(unknown(model_type));
     };
-    match json.get("architectures") {
-        None | Some(serde_json::Value::Null) => Ok(arch),
-        Some(names)
-            if names
-                .as_array()
-                .is_some_and(|names| names.iter().any(|name| name == arch.architecture)) =>
-        {
-            Ok(arch)
-        }
-        Some(names) => Err(Error::UnknownArchitecture {
-            model_type: arch.model_type,
-            found: names.to_string(),
-            expected: arch.architecture,
-        }),
+    check_class(json, arch.model_type, arch.architecture)?;
+    Ok(arch)
+}
+
+/// Refuses other classes than `expected`, such as a classifier's.
+fn check_class(
+    json: &Value,
+    model_type: &'static str,
+    expected: &'static str,
+) -> Result<(), Error> {
+    let Some(names) = json.get("architectures").filter(|names| !names.is_null()) else {
+        return Ok(());
+    };
+    let mut listed = names.as_array().into_iter().flatten();
+    if listed.any(|name| name == expected) {
+        return Ok(());
     }
+    Err(Error::UnknownArchitecture {
+        model_type,
+        found: names.to_string(),
+        expected,
+    })
+}
+
+/// All model types that there are rows for, sorted.
+pub fn model_types() -> Vec<&'static str> {
+    let rows = ARCHITECTURES.iter().map(|arch| arch.model_type);
+    let mut names: Vec<&str> = rows
+        .chain(COMPOSITES.iter().map(|row| row.model_type))
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    names
 }
 
 fn unknown(model_type: &str) -> Error {
     const NEAREST: usize = 3;
-    let mut names: Vec<&str> = ARCHITECTURES.iter().map(|arch| arch.model_type).collect();
-    names.dedup();
+    let mut names = model_types();
     let supported = names.join(", ");
     names.sort_by_key(|name| edit_distance(name, model_type));
     names.truncate(NEAREST);

@@ -25,6 +25,7 @@ import cases_gpt
 import cases_hybrid
 import cases_latent
 import cases_moe
+import cases_vision
 import formula
 
 logging.disable_progress_bar()
@@ -176,12 +177,15 @@ CASES = {
 
 
 CASES |= FAMILIES | cases_gemma4.CASES | cases_gpt.CASES | cases_hybrid.cases(family) | cases_latent.CASES | cases_moe.CASES
+CASES |= cases_vision.CASES
 # Families that transformers has under another name.
 ACTS_AS = {"internlm3": ("llama", "LlamaForCausalLM"), "kimi_k2": ("deepseek_v3", "DeepseekV3ForCausalLM")}
 # Names that transformers has for tensors that files and runtimes call otherwise.
 STORED = {"gpt_neox": {"lm_head.weight": "embed_out.weight"}}
 # Families whose published files have the names that transformers has in memory, not those that it would write.
 AS_IN_MEMORY = {"qwen3_5_moe"}
+# Families whose published files have these tensors' last dimensions the other way round from what transformers writes.
+TURNED = {"qwen3_vl_moe": ("experts.gate_up_proj", "experts.down_proj")}
 
 
 # transformers 5.23 adds Falcon's slopes twice in its eager attention.
@@ -202,7 +206,10 @@ def save_as_published(config, directory):
     model_class._from_config(typed, **options(model_type)).save_pretrained(
         directory, save_original_format=model_type not in AS_IN_MEMORY)
     with safe_open(pathlib.Path(directory) / "model.safetensors", "np") as file:
-        return model_class, {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
+        shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
+    turned = TURNED.get(model_type)
+    return model_class, {
+        key: (shape[0], shape[2], shape[1]) if turned and key.endswith(turned) else shape for key, shape in shapes.items()}
 
 
 def load_with(model_class, directory, tensors):

@@ -14,39 +14,11 @@ import torch
 from safetensors.numpy import save_file
 
 import cases_hybrid
+import cases_vision
 import formula
 import logits
 
-TEXT = {
-    "hidden_size": 48, "intermediate_size": 72, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-    "vocab_size": 72, "max_position_embeddings": 256, "rms_norm_eps": 1e-5,
-}
-CLIP = {
-    "model_type": "clip_vision_model", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3,
-    "num_attention_heads": 4, "image_size": 28, "patch_size": 7, "projection_dim": 16,
-}
-SIGLIP = CLIP | {"model_type": "siglip_vision_model"}
-PIXTRAL = {
-    "model_type": "pixtral", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "image_size": 56, "patch_size": 7,
-}
-INTERNVL = {
-    "model_type": "internvl_vision", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-    "num_attention_heads": 4, "image_size": [28, 28], "patch_size": [7, 7],
-}
-QWEN = {
-    "depth": 3, "num_heads": 4, "patch_size": 4, "in_channels": 3, "spatial_merge_size": 2, "temporal_patch_size": 2,
-}
-TOKENS = {"image_token_id": 64, "video_token_id": 65, "vision_start_token_id": 66, "vision_end_token_id": 67}
-HYBRID = cases_hybrid.cases(logits.family)
-MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 2, 2]}}
-
-
-def composite(model_type, architecture, text, vision, **more):
-    return {
-        "model_type": model_type, "architectures": [architecture], "text_config": TEXT | text, "vision_config": vision,
-        "tie_word_embeddings": False,
-    } | more
+TOKENS, VOCAB_SIZE = cases_vision.TOKENS, 72
 
 
 def tiles(count, side=28):
@@ -58,78 +30,35 @@ def patches(rows, columns, side=4):
     return {"pixels": [rows * columns, 3 * 2 * side * side], "grid": [rows, columns]}
 
 
-LLAMA = {"model_type": "llama"}
-INDEX = {"image_token_index": 64}
-PINPOINTS = {"image_grid_pinpoints": [[28, 56], [56, 28], [56, 56], [84, 28], [28, 84]]}
-# Images of which a size is padded within its tiles: name, image's height and width, rows and columns of tiles.
+# Images of which a size is padded within its tiles: height and width, rows and columns of tiles.
 WIDE, HIGH = {"size": [20, 50], "grid": [1, 2]}, {"size": [50, 20], "grid": [2, 1]}
+TEXT = cases_vision.CASES
+HYBRID = cases_hybrid.cases(logits.family)["qwen3_5"] | TOKENS | {"vision_config": cases_vision.QWEN3_5}
 
 # Each: a configuration, and an image as the tower reads it.
 CASES = {
-    "llava": (composite("llava", "LlavaForConditionalGeneration", LLAMA, CLIP, **INDEX), tiles(1)),
-    "llava_two_layers": (
-        composite("llava", "LlavaForConditionalGeneration", LLAMA, SIGLIP, **INDEX, vision_feature_layer=[-3, 2],
-                  vision_feature_select_strategy="full", multimodal_projector_bias=False), tiles(1)),
-    "pixtral": (
-        composite("llava", "LlavaForConditionalGeneration", {"model_type": "mistral"}, PIXTRAL, **INDEX,
-                  vision_feature_layer=-1, vision_feature_select_strategy="full"),
-        {"pixels": [1, 3, 35, 21], "size": [35, 21]}),
-    "llava_next": (
-        composite("llava_next", "LlavaNextForConditionalGeneration", LLAMA, CLIP, **INDEX, **PINPOINTS), tiles(3) | WIDE),
-    "llava_next_high": (
-        composite("llava_next", "LlavaNextForConditionalGeneration", LLAMA, CLIP, **INDEX, **PINPOINTS), tiles(3) | HIGH),
-    "llava_onevision": (
-        composite("llava_onevision", "LlavaOnevisionForConditionalGeneration", {"model_type": "qwen2"}, SIGLIP, **INDEX,
-                  **PINPOINTS), tiles(3) | WIDE),
+    "gemma3": (TEXT["gemma3"], tiles(1)),
+    "gemma3_window": (TEXT["gemma3_window"], tiles(1)),
+    "glm4v": (TEXT["glm4v"], patches(4, 6)),
+    "glm4v_moe": (TEXT["glm4v_moe"], patches(4, 4)),
+    "idefics3": (TEXT["idefics3"], tiles(3)),
+    "internvl": (TEXT["internvl"], tiles(3)),
+    "internvl_variant": (TEXT["internvl_variant"], tiles(1)),
+    "llava": (TEXT["llava"], tiles(1)),
+    "llava_two_layers": (TEXT["llava_two_layers"], tiles(1)),
+    "llava_next": (TEXT["llava_next"], tiles(3) | WIDE),
+    "llava_next_high": (TEXT["llava_next"], tiles(3) | HIGH),
+    "llava_onevision": (TEXT["llava_onevision"], tiles(3) | WIDE),
     "llava_onevision_shrunk": (
-        composite("llava_onevision", "LlavaOnevisionForConditionalGeneration", {"model_type": "qwen2"}, SIGLIP, **INDEX,
-                  **PINPOINTS, vision_aspect_ratio="anyres_max_2"),
-        tiles(5) | {"size": [50, 56], "grid": [2, 2]}),
-    "gemma3": (
-        composite("gemma3", "Gemma3ForConditionalGeneration", {"model_type": "gemma3_text", "head_dim": 12}, SIGLIP, **INDEX,
-                  mm_tokens_per_image=4), tiles(1)),
-    "gemma3_window": (
-        composite("gemma3", "Gemma3ForConditionalGeneration",
-                  {"model_type": "gemma3_text", "head_dim": 12, "sliding_window": 6,
-                   "layer_types": ["sliding_attention", "full_attention"]}, SIGLIP, **INDEX, mm_tokens_per_image=16), tiles(1)),
-    "idefics3": (
-        composite("idefics3", "Idefics3ForConditionalGeneration", LLAMA, SIGLIP | {"model_type": "idefics3_vision"},
-                  image_token_id=64, scale_factor=2), tiles(3)),
-    "smolvlm": (
-        composite("smolvlm", "SmolVLMForConditionalGeneration", LLAMA,
-                  SIGLIP | {"model_type": "smolvlm_vision", "image_size": 42}, image_token_id=64, scale_factor=3), tiles(2, 42)),
-    "internvl": (
-        composite("internvl", "InternVLForConditionalGeneration", {"model_type": "qwen2"}, INTERNVL, image_token_id=64), tiles(3)),
-    "internvl_variant": (
-        composite("internvl", "InternVLForConditionalGeneration", {"model_type": "qwen2"},
-                  INTERNVL | {"use_qk_norm": True, "norm_type": "rms_norm", "attention_bias": True, "use_mean_pooling": False},
-                  image_token_id=64), tiles(1)),
-    "mistral3": (
-        composite("mistral3", "Mistral3ForConditionalGeneration", {"model_type": "mistral"}, PIXTRAL, **INDEX),
-        {"pixels": [1, 3, 28, 42], "size": [28, 42]}),
-    "qwen2_vl": (
-        composite("qwen2_vl", "Qwen2VLForConditionalGeneration", MROPE,
-                  QWEN | {"embed_dim": 32, "hidden_size": 48, "mlp_ratio": 2}, **TOKENS), patches(6, 4)),
-    "qwen2_5_vl": (
-        composite("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration", MROPE,
-                  QWEN | {"hidden_size": 32, "out_hidden_size": 48, "intermediate_size": 40, "window_size": 16,
-                          "fullatt_block_indexes": [1]}, **TOKENS), patches(6, 10)),
-    "qwen3_vl": (
-        composite("qwen3_vl", "Qwen3VLForConditionalGeneration", MROPE | {"head_dim": 12},
-                  QWEN | {"hidden_size": 32, "out_hidden_size": 48, "intermediate_size": 40, "num_position_embeddings": 25,
-                          "deepstack_visual_indexes": [0, 1]}, **TOKENS), patches(4, 8)),
-    "qwen3_5": (
-        HYBRID["qwen3_5"] | TOKENS | {
-            "text_config": HYBRID["qwen3_5"]["text_config"] | {"vocab_size": 72},
-            "vision_config": QWEN | {"model_type": "qwen3_5_vision", "hidden_size": 32, "out_hidden_size": 48,
-                                     "intermediate_size": 40, "num_position_embeddings": 25}},
-        patches(4, 8)),
-    "glm4v": (
-        composite("glm4v", "Glm4vForConditionalGeneration",
-                  {"pad_token_id": 0, "rope_parameters": {
-                      "rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 1], "partial_rotary_factor": 0.5}},
-                  QWEN | {"hidden_size": 32, "out_hidden_size": 48, "intermediate_size": 40, "image_size": 20}, **TOKENS),
-        patches(4, 6)),
+        TEXT["llava_onevision"] | {"vision_aspect_ratio": "anyres_max_2"}, tiles(5) | {"size": [50, 56], "grid": [2, 2]}),
+    "mistral3": (TEXT["mistral3"], {"pixels": [1, 3, 28, 42], "size": [28, 42]}),
+    "pixtral": (TEXT["pixtral"], {"pixels": [1, 3, 35, 21], "size": [35, 21]}),
+    "qwen2_vl": (TEXT["qwen2_vl"], patches(6, 4)),
+    "qwen2_5_vl": (TEXT["qwen2_5_vl"], patches(6, 10)),
+    "qwen3_vl": (TEXT["qwen3_vl"], patches(4, 8)),
+    "qwen3_vl_moe": (TEXT["qwen3_vl_moe"], patches(4, 4)),
+    "qwen3_5": (HYBRID, patches(4, 8)),
+    "smolvlm": (TEXT["smolvlm"], tiles(2, 42)),
 }
 
 
@@ -189,6 +118,7 @@ def prompt_logits(model, config, ids, arguments):
 def main():
     made, about = {}, {}
     for name, (config, image) in CASES.items():
+        config = cases_vision.seeing(config, VOCAB_SIZE)
         model, shapes = load(config)
         found = features(model, pictures(name, config, image, [0]))
         n_tokens = found.shape[1]
