@@ -16,6 +16,7 @@ generate() {  # VENV PYTHON-ARGS...
 }
 
 generate transformers calibration.py
+generate transformers chat.py
 generate transformers logits.py
 generate transformers logits.py "$model"
 generate gptqmodel pack.py gptq ../pack_gptq.safetensors

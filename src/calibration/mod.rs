@@ -1,25 +1,47 @@
-//! Calibration text: where it comes from, how a model's tokenizer reads it, and the windows of tokens cut from it.
+//! Calibration data: where it comes from, how a model's chat template and tokenizer read it, and the windows of tokens
+//! cut from it.
 //!
-//! Knows no tensor and no model: [`load`] gives documents, [`Tokenizer`] reads a model directory's tokenizer.json,
-//! [`windows()`] gives token ids.
+//! Knows no tensor and no model: [`load`] gives documents, [`Tokenizer`] and [`ChatTemplate`] read a model directory,
+//! [`windows()`] gives token ids, and where in them the images are. What a model writes in an image's place comes from
+//! outside, as [`ImagePrompts`]; no image is decoded here.
 
+mod built_in;
+mod chat;
 mod documents;
+mod image_source;
+mod jinja;
+mod lines;
+mod mixture;
+mod samples;
+mod stream;
 mod tokenizer;
 mod windows;
 
+use std::fmt;
 use std::path::PathBuf;
 
-pub use documents::{held_out, load};
+pub use built_in::held_out;
+pub use chat::ChatTemplate;
+pub use documents::{Images, load};
+pub use image_source::ImageSource;
+pub use samples::{ImagePrompt, ImagePrompts, Reading};
 pub use tokenizer::Tokenizer;
-pub use windows::{Windows, windows};
+pub use windows::{WindowImage, Windows, windows};
 
-/// One piece of calibration text as its author wrote it.
+/// One piece of calibration data as its author wrote it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Document {
     /// Running text.
     Text(String),
-    /// A conversation.
-    Messages(Vec<Message>),
+    /// A conversation, with or without images.
+    Messages(Conversation),
+}
+
+/// Turns of one conversation, and where they were read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Conversation {
+    pub origin: Origin,
+    pub messages: Vec<Message>,
 }
 
 /// One turn of a conversation.
@@ -27,11 +49,68 @@ pub enum Document {
 pub struct Message {
     /// `system`, `user`, `assistant`, or whatever the file says.
     pub role: String,
-    /// The text of the turn; parts that are not text (images, tool calls) are left out.
-    pub content: String,
+    /// Text and images in their order; what is neither (tool calls, sound) is left out.
+    pub parts: Vec<Part>,
 }
 
-/// What can be wrong with calibration text or a tokenizer.
+/// A part of a turn.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    Text(String),
+    Image(ImageSource),
+}
+
+/// The place that errors name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    pub path: PathBuf,
+    /// Counted from 1; none where the file is the whole document.
+    pub line: Option<usize>,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.path.display())?;
+        self.line.map_or(Ok(()), |line| write!(f, ":{line}"))
+    }
+}
+
+impl Message {
+    /// The parts, a line each. `placeholder` stands for an image, without one nothing does.
+    fn lines(&self, placeholder: Option<&str>) -> String {
+        let lines = self.parts.iter().filter_map(|part| match part {
+            Part::Text(text) => Some(text.as_str()),
+            Part::Image(_) => placeholder,
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl Part {
+    fn image(&self) -> Option<&ImageSource> {
+        match self {
+            Self::Text(_) => None,
+            Self::Image(image) => Some(image),
+        }
+    }
+}
+
+impl Conversation {
+    /// The images of all turns in their order.
+    pub fn images(&self) -> impl Iterator<Item = &ImageSource> {
+        let parts = self.messages.iter().flat_map(|message| &message.parts);
+        parts.filter_map(Part::image)
+    }
+
+    fn error(&self, reason: impl Into<String>) -> Error {
+        Error::Line {
+            origin: self.origin.clone(),
+            reason: reason.into(),
+        }
+    }
+}
+
+/// What can be wrong with calibration data, a tokenizer or a chat template.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file could not be read.
@@ -46,11 +125,21 @@ pub enum Error {
     /// Nothing to calibrate with.
     #[error("{}: no calibration text in it; expected .txt or .jsonl files that are not empty", .0.display())]
     NoText(PathBuf),
-    /// A line of a .jsonl file that is no document.
-    #[error("{}:{line}: {reason}", path.display())]
-    Line {
+    /// A line of a .jsonl file that is no document, or that this model cannot be shown.
+    #[error("{origin}: {reason}")]
+    Line { origin: Origin, reason: String },
+    /// An image beside a folder's documents that has no text.
+    #[error(
+        "{}: an image without {}; write its caption there, or name the image in a .jsonl file",
+        image.display(),
+        caption.display()
+    )]
+    NoCaption { image: PathBuf, caption: PathBuf },
+    /// The model's chat template is none, or writes no conversation.
+    #[error("{}{}: {reason}", path.display(), line.map(|line| format!(":{line}")).unwrap_or_default())]
+    Template {
         path: PathBuf,
-        line: usize,
+        line: Option<usize>,
         reason: String,
     },
     /// The model directory has no tokenizer.json.

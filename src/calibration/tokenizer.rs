@@ -68,6 +68,11 @@ impl Tokenizer {
         self.inner.decode(ids, true).map_err(Error::Tokenizer)
     }
 
+    /// Id of the token that is written `token`.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
     /// The token that begins every text, where the tokenizer adds one.
     pub fn bos(&self) -> Option<u32> {
         self.prefix.first().copied()
@@ -125,7 +130,7 @@ fn eos_ids(config: &Value) -> Vec<u32> {
 }
 
 /// The JSON in `path`, null without such a file.
-fn read_json(path: &Path) -> Result<Value, Error> {
+pub(super) fn read_json(path: &Path) -> Result<Value, Error> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Value::Null),

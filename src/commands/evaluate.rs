@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::Result;
 use serde_json::json;
 
-use crate::calibration::{self, Tokenizer};
+use crate::calibration::{self, Images, Reading, Tokenizer};
 use crate::cli::EvalArgs;
 use crate::cli::settings::ComputeChoice;
 use crate::eval::{self, Evaluation, Predictions};
@@ -33,10 +33,16 @@ pub fn evaluate(args: &EvalArgs) -> Result<()> {
     let reference = args.reference.as_deref().map(ModelDir::open).transpose()?;
     let tokenizer = Tokenizer::open(args.reference.as_ref().unwrap_or(&args.models[0]))?;
     let documents = match &args.text {
-        Some(path) => calibration::load(Some(path))?,
-        None => calibration::held_out()?,
+        Some(path) => calibration::load(Some(path), Images::Dropped)?,
+        None => calibration::held_out(Images::Dropped)?,
     };
-    let windows = calibration::windows(&documents, &tokenizer, args.seq_len, args.windows, SEED)?;
+    let windows = calibration::windows(
+        &documents,
+        &Reading::plain(&tokenizer),
+        args.seq_len,
+        args.windows,
+        SEED,
+    )?;
     let original = reference
         .map(|dir| Predictions::new(&dir, compute, &windows.ids))
         .transpose()?;

@@ -24,7 +24,7 @@ pub use plan::Plan;
 use activations::Activations;
 use outbox::Outbox;
 
-use crate::calibration::{self, Tokenizer, Windows};
+use crate::calibration::{self, Images, Reading, Tokenizer, Windows};
 use crate::checkpoint::Writer;
 use crate::cli::settings::Settings;
 use crate::device;
@@ -101,10 +101,10 @@ pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Re
     let rates = Rates::measure(compute.device, compute.kind)?;
     let tokenizer = Tokenizer::open(&settings.model)?;
     let (documents, windows) = times.calibration.time(|| -> Result<_> {
-        let documents = calibration::load(settings.calib_data.as_deref())?;
+        let documents = calibration::load(settings.calib_data.as_deref(), Images::Dropped)?;
         let windows = calibration::windows(
             &documents,
-            &tokenizer,
+            &Reading::plain(&tokenizer),
             settings.seq_len,
             settings.num_samples,
             settings.seed,
