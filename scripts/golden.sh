@@ -18,6 +18,8 @@ generate() {  # VENV PYTHON-ARGS...
 generate transformers calibration.py
 generate transformers chat.py
 generate transformers logits.py
+generate transformers vision.py
+generate transformers images.py
 generate transformers logits.py "$model"
 generate gptqmodel pack.py gptq ../pack_gptq.safetensors
 # -P: awq.py must not pass for the package awq.

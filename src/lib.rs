@@ -19,6 +19,7 @@ pub mod commands;
 pub mod device;
 pub mod eval;
 pub mod fault;
+pub mod images;
 pub mod kernels;
 pub mod model;
 pub mod pack;

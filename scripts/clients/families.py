@@ -37,7 +37,7 @@ TOLERANCE = 1e-4
 # Most relative difference (Frobenius norms) of a tensor from its original; of one expert from its own, which few tokens calibrate.
 LIKENESS = {"AWQ-4bit": (0.15, 0.3), "GPTQ-8bit": (0.02, 0.02)}
 # Families whose stacked experts are stored [in, out], and those with gate's and up's rows in turns.
-TRANSPOSED = {"gpt_oss", "llama4_text"}
+TRANSPOSED = {"gpt_oss", "llama4", "llama4_text", "qwen3_vl_moe"}
 IN_TURNS = {"gpt_oss"}
 # Families whose linears are published [in, out].
 CONV1D = {"gpt2"}
