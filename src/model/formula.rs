@@ -26,6 +26,11 @@ impl FormulaWeights {
         Self { kind, shapes }
     }
 
+    /// Weights of these names and shapes, rounded to `kind`.
+    pub fn of(shapes: BTreeMap<String, Vec<usize>>, kind: Kind) -> Self {
+        Self { kind, shapes }
+    }
+
     /// Writes a checkpoint: `config.json` as it is given, and `model.safetensors`.
     pub fn save(&self, config: &serde_json::Value, directory: &Path) -> anyhow::Result<()> {
         let dtype = match self.kind {

@@ -25,8 +25,8 @@ pub struct Activations<'a> {
     /// The images of each window, in order.
     sightings: Vec<Vec<Sighting>>,
     /// What is to be added to the tokens of an image behind the first layers, the next one last, on the host: the window, the
-    /// first token and `[tokens, hidden]` for each of the layers.
-    deep: Vec<(usize, usize, Vec<Tensor>)>,
+    /// tokens' places in it and `[tokens, hidden]` for each of the layers.
+    deep: Vec<(usize, Tensor, Vec<Tensor>)>,
     batch_size: usize,
     /// Whether the MLP's wide activations are made again when they are needed, instead of kept.
     recompute: bool,
@@ -68,40 +68,47 @@ impl<'a> Activations<'a> {
         })
     }
 
-    /// Puts what an image became in the place of its tokens' embeddings; images of a window come in order.
-    pub fn show(&mut self, window: usize, sighting: Sighting, features: &Features) -> Result<()> {
-        self.sightings[window].push(sighting);
-        let place = self.tokens_of(window, sighting.start, sighting.n_tokens)?;
-        let len = place.size()[0];
-        let own = |tensor: &Tensor| tensor.f_narrow(0, 0, len);
-        place.shallow_clone().f_copy_(&own(&features.embeddings)?)?;
-        let deep = features.deep.iter().rev();
-        let deep = deep.map(|tensor| Ok(own(tensor)?.f_to_device(Device::Cpu)?));
+    /// Puts what an image became in the place of its tokens' embeddings, as many as `places` are; images of a window come in
+    /// order.
+    pub fn show(&mut self, window: usize, places: &[usize], features: &Features) -> Result<()> {
+        let Some(&start) = places.first() else {
+            return Ok(());
+        };
+        let n_tokens = places.len();
+        self.sightings[window].push(Sighting {
+            start,
+            n_tokens,
+            grid: features.grid,
+        });
+        let places: Vec<i64> = places.iter().map(|&place| place as i64).collect();
+        let places = Tensor::f_from_slice(&places)?;
+        let kept = |tensor: &Tensor| -> Result<Tensor> {
+            let kept = tensor.f_narrow(0, 0, n_tokens as i64)?;
+            let hidden = &self.batches[0].state().hidden;
+            Ok(kept.f_to_device(Device::Cpu)?.f_to_kind(hidden.kind())?)
+        };
+        let embeddings = kept(&features.embeddings)?;
+        let _ = (self.window(window)?).f_index_copy_(0, &places, &embeddings)?;
+        let deep = features.deep.iter().rev().map(kept);
         let deep = deep.collect::<Result<Vec<_>>>()?;
         if !deep.is_empty() {
-            self.deep.push((window, sighting.start, deep));
+            self.deep.push((window, places, deep));
         }
         Ok(())
     }
 
-    /// The residual stream of at most `len` tokens of `window` from `start` on, `[tokens, hidden]`.
-    fn tokens_of(&self, window: usize, start: usize, len: usize) -> Result<Tensor> {
+    /// The residual stream of `window`, `[tokens, hidden]`.
+    fn window(&self, window: usize) -> Result<Tensor> {
         let (batch, row) = (window / self.batch_size, window % self.batch_size);
-        let hidden = &self.batches[batch].state().hidden;
-        let len = (len as i64).min(hidden.size()[1] - start as i64);
-        let row = hidden.f_narrow(0, row as i64, 1)?.f_squeeze_dim(0)?;
-        Ok(row.f_narrow(0, start as i64, len)?)
+        Ok(self.batches[batch].state().hidden.f_get(row as i64)?)
     }
 
     /// Adds what images left for the layer that all have been through: behind its stages.
     pub fn leave_layer(&mut self) -> Result<()> {
-        for (window, start, mut deep) in std::mem::take(&mut self.deep) {
+        for (window, places, mut deep) in std::mem::take(&mut self.deep) {
             if let Some(added) = deep.pop() {
-                let place = self.tokens_of(window, start, added.size()[0] as usize)?;
-                let _ = place
-                    .shallow_clone()
-                    .f_add_(&added.f_to_kind(place.kind())?)?;
-                self.deep.push((window, start, deep));
+                let _ = self.window(window)?.f_index_add_(0, &places, &added)?;
+                self.deep.push((window, places, deep));
             }
         }
         Ok(())

@@ -12,6 +12,7 @@ mod layer;
 mod memory;
 mod outbox;
 mod plan;
+mod sight;
 mod solve;
 
 use std::collections::HashSet;
@@ -24,13 +25,14 @@ pub use plan::Plan;
 use activations::Activations;
 use outbox::Outbox;
 
-use crate::calibration::{self, Images, Reading, Tokenizer, Windows};
+use crate::calibration::{self, ChatTemplate, Reading, Tokenizer, Windows};
 use crate::checkpoint::Writer;
 use crate::cli::settings::Settings;
 use crate::device;
 use crate::device::rates::Rates;
 use crate::device::vram::VramMonitor;
 use crate::fault::InputError;
+use crate::images::Processor;
 use crate::model::{Compute, LayerPlan};
 use crate::pack::{self, Description, Family, GptqDetails, Verdict};
 use crate::quant::GroupSize;
@@ -100,17 +102,30 @@ pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Re
     let mut times = Times::default();
     let rates = Rates::measure(compute.device, compute.kind)?;
     let tokenizer = Tokenizer::open(&settings.model)?;
-    let (documents, windows) = times.calibration.time(|| -> Result<_> {
-        let documents = calibration::load(settings.calib_data.as_deref(), Images::Dropped)?;
+    let (data, windows) = times.calibration.time(|| -> Result<_> {
+        let data = sight::load(settings, &source)?;
+        let template = match &data.processor {
+            Some(_) => ChatTemplate::open(&settings.model)?,
+            None => None,
+        };
+        let reading = Reading {
+            tokenizer: &tokenizer,
+            template: template.as_ref(),
+            prompts: data.processor.as_ref().map(|prompts| prompts as _),
+        };
         let windows = calibration::windows(
-            &documents,
-            &Reading::plain(&tokenizer),
+            &data.documents,
+            &reading,
             settings.seq_len,
             settings.num_samples,
             settings.seed,
         )?;
-        Ok((documents.len(), windows))
+        Ok((data, windows))
     })?;
+    for note in &data.notes {
+        tracing::warn!("{note}");
+    }
+    warnings.extend_from_slice(&data.notes);
     if windows.ids.len() < settings.num_samples {
         let warning = format!(
             "the calibration text holds {} windows of {} tokens, {} were asked for; give more text with --calib-data",
@@ -149,7 +164,8 @@ pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Re
             compute,
             outbox,
         };
-        quantize_layers(&run, &plan, &windows, &mut times, &vram)
+        let images = data.processor.as_ref();
+        quantize_layers(&run, &plan, &windows, images, &mut times, &vram)
     })?;
     warnings.extend(starved_experts(&linears));
     write_config(&writer, &source, settings)?;
@@ -176,11 +192,13 @@ pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Re
                 .calib_data
                 .as_ref()
                 .map_or("built-in".to_owned(), |path| path.display().to_string()),
-            documents,
+            documents: data.documents.len(),
             windows: windows.ids.len(),
             windows_requested: settings.num_samples,
             seq_len: settings.seq_len,
             tokens: windows.ids.len() * settings.seq_len,
+            images: windows.images.iter().map(Vec::len).sum(),
+            image_tokens: sight::n_image_tokens(&windows),
             bos: tokenizer.bos(),
         },
         device: format!("{:?}", compute.device),
@@ -264,12 +282,25 @@ fn quantize_layers(
     run: &Run<'_>,
     plan: &Plan,
     windows: &Windows,
+    images: Option<&Processor>,
     times: &mut Times,
     vram: &VramMonitor,
 ) -> Result<Vec<crate::report::LinearReport>> {
     let model = &run.source.model;
-    let mut activations =
-        Activations::embed(model, run.source, run.compute, &windows.ids, &plan.memory)?;
+    let ids = sight::without_placeholders(model, windows);
+    let mut activations = Activations::embed(model, run.source, run.compute, &ids, &plan.memory)?;
+    if let Some(processor) = images {
+        vram.set_stage("images");
+        (times.forward).time(|| {
+            sight::show(
+                run.source,
+                run.compute,
+                processor,
+                windows,
+                &mut activations,
+            )
+        })?;
+    }
     let n_stages = model.layers.iter().map(|layer| layer.stages.len());
     let mut progress = Progress::new(model.config.n_layers, n_stages.max().unwrap_or(0));
     let mut reports = Vec::new();

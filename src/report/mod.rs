@@ -70,7 +70,12 @@ pub struct CalibrationReport {
     pub windows: usize,
     pub windows_requested: usize,
     pub seq_len: usize,
+    /// All of them, those of images among them.
     pub tokens: usize,
+    /// How many times an image was shown.
+    pub images: usize,
+    /// Tokens that stand for images; each linear of the language model saw them, but for experts'.
+    pub image_tokens: usize,
     /// Each window begins with this token.
     pub bos: Option<u32>,
 }

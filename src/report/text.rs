@@ -64,6 +64,16 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
             .map_or("none".to_owned(), |id| id.to_string()),
         settings.seed
     )?;
+    if calibration.images > 0 {
+        writeln!(
+            out,
+            "images       {} shown, {} of the tokens stand for them; each linear saw these and {} of text, experts' those that \
+             were routed to them",
+            calibration.images,
+            calibration.image_tokens,
+            calibration.tokens - calibration.image_tokens
+        )?;
+    }
     writeln!(
         out,
         "device       {}, forward pass in {}, {} windows a batch{}{}",

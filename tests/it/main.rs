@@ -18,3 +18,5 @@ mod quantize;
 mod smollm2;
 /// Tiny models, and running the program.
 mod support;
+/// Models that see, calibrated with images.
+mod vision;

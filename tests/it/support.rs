@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -100,6 +101,17 @@ impl TinyModel {
         let model = Model::from_config(&config).unwrap();
         FormulaWeights::new(&model, tch::Kind::BFloat16)
             .save(&config, dir.path())
+            .unwrap();
+        let tiny = Self { dir };
+        tiny.write_tokenizer();
+        tiny
+    }
+
+    /// A bfloat16 model with this configuration as it is and tensors of these shapes.
+    pub fn with_tensors(config: &Value, shapes: BTreeMap<String, Vec<usize>>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        FormulaWeights::of(shapes, tch::Kind::BFloat16)
+            .save(config, dir.path())
             .unwrap();
         let tiny = Self { dir };
         tiny.write_tokenizer();

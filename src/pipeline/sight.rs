@@ -1,0 +1,171 @@
+//! Images of the calibration windows: what a processor writes for them, and what the model's tower makes of them.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::activations::Activations;
+use crate::calibration::{self, Document, ImagePrompt, ImagePrompts, Images, Windows};
+use crate::cli::settings::Settings;
+use crate::fault::InputError;
+use crate::images::{self, Processor};
+use crate::model::vision::{Image, Vision};
+use crate::model::{Compute, Model};
+use crate::tensor;
+use crate::weights::ModelDir;
+
+/// What calibrates the model, and what prepares images where there are any.
+pub struct Data {
+    pub documents: Vec<Document>,
+    pub processor: Option<Processor>,
+    /// What the report should say of them.
+    pub notes: Vec<String>,
+}
+
+/// Reads the calibration data of `settings`; images only for a model that sees.
+///
+/// # Errors
+/// Data with images of the caller's for a model that lacks a processor's settings.
+pub fn load(settings: &Settings, source: &ModelDir) -> Result<Data> {
+    let path = settings.calib_data.as_deref();
+    let only_text = |notes| -> Result<Data> {
+        Ok(Data {
+            documents: calibration::load(path, Images::Dropped)?,
+            processor: None,
+            notes,
+        })
+    };
+    if let Some(reason) = &source.model.blind {
+        let note =
+            format!("calibrated with text alone, as the model's eyes are not known: {reason}");
+        return only_text(vec![note]);
+    }
+    if source.model.vision.is_none() {
+        return only_text(Vec::new());
+    }
+    let documents = calibration::load(path, Images::Kept)?;
+    if documents.iter().all(|document| document.n_images() == 0) {
+        return only_text(vec![
+            "the model sees images, but was calibrated with text alone".to_owned(),
+        ]);
+    }
+    match Processor::open(&settings.model, &source.config) {
+        Ok(processor) => Ok(Data {
+            documents,
+            processor: Some(processor),
+            notes: Vec::new(),
+        }),
+        // The built-in images are an offer.
+        Err(error) if path.is_none() => {
+            let note = format!("calibrated with text alone, as images cannot be prepared: {error}");
+            only_text(vec![note])
+        }
+        Err(error) => Err(InputError::new(
+            &settings.model,
+            error,
+            "give the processor's files of the original model, or calibration data without images",
+        )
+        .into()),
+    }
+}
+
+impl ImagePrompts for Processor {
+    fn placeholder(&self) -> &str {
+        Self::placeholder(self)
+    }
+
+    fn image_token(&self) -> &str {
+        Self::image_token(self)
+    }
+
+    fn prompt(
+        &self,
+        width: u32,
+        height: u32,
+    ) -> Result<ImagePrompt, Box<dyn std::error::Error + Send + Sync>> {
+        let images::Written { text, n_tokens } = Self::prompt(self, width, height)?;
+        Ok(ImagePrompt { text, n_tokens })
+    }
+}
+
+/// The windows' tokens with 0 in the place of those that stand for images: what is embedded there is replaced, and a placeholder
+/// need not be in the vocabulary.
+pub fn without_placeholders(model: &Model, windows: &Windows) -> Vec<Vec<u32>> {
+    let mut ids = windows.ids.clone();
+    let Some(vision) = &model.vision else {
+        return ids;
+    };
+    for (ids, images) in ids.iter_mut().zip(&windows.images) {
+        for image in images {
+            for place in places(ids, vision, image.start, image.n_tokens) {
+                ids[place] = 0;
+            }
+        }
+    }
+    ids
+}
+
+/// How many tokens of all windows stand for images.
+pub fn n_image_tokens(windows: &Windows) -> usize {
+    let images = windows.images.iter().flatten();
+    images.map(|image| image.n_tokens).sum()
+}
+
+/// The first `count` placeholders of `ids` from `start` on.
+fn places(ids: &[u32], vision: &Vision, start: usize, count: usize) -> Vec<usize> {
+    let places = (start..ids.len()).filter(|&place| ids[place] == vision.image_token);
+    places.take(count).collect()
+}
+
+/// Runs the model's tower on each image of the windows, once, and puts what it becomes among the activations. The tower is in
+/// memory only here.
+///
+/// # Errors
+/// Images that cannot be decoded, by name; a tower that does not give as many features as the prompt has placeholders.
+pub fn show(
+    source: &ModelDir,
+    compute: Compute,
+    processor: &Processor,
+    windows: &Windows,
+    activations: &mut Activations<'_>,
+) -> Result<()> {
+    let Some(vision) = &source.model.vision else {
+        return Ok(());
+    };
+    let loaded = vision.load(source, compute)?;
+    for (window, (ids, images)) in windows.ids.iter().zip(&windows.images).enumerate() {
+        for seen in images {
+            let name = seen.source.to_string();
+            let failed = |problem: &dyn std::fmt::Display| {
+                let problem = problem.to_string();
+                InputError::new(Path::new(&name), problem, "give another image")
+            };
+            let bytes = seen.source.read().map_err(|error| failed(&error))?;
+            let decoded = images::decode(&bytes).map_err(|error| failed(&error))?;
+            let pixels = processor.pixels(&decoded).map_err(|error| failed(&error))?;
+            let image = Image {
+                pixels: tensor::from_f32(&pixels.values, &pixels.shape)?,
+                grid: pixels.grid,
+                size: pixels.size,
+            };
+            let features = loaded.features(&image).with_context(|| name.clone())?;
+            let n_features = features.embeddings.size()[0] as usize;
+            let (width, height) = decoded.dimensions();
+            let n_placeholders = Processor::prompt(processor, width, height)?.n_tokens;
+            anyhow::ensure!(
+                n_features == n_placeholders,
+                InputError::new(
+                    source.checkpoint.dir(),
+                    format!(
+                        "{name}: the tower makes {n_features} vectors of it, but the processor's files ask for \
+                         {n_placeholders} tokens"
+                    ),
+                    "use the processor_config.json and preprocessor_config.json that belong to the model",
+                )
+            );
+            let places = places(ids, vision, seen.start, seen.n_tokens);
+            activations.show(window, &places, &features)?;
+        }
+    }
+    Ok(())
+}

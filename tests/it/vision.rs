@@ -1,0 +1,318 @@
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use image::{Rgb, RgbImage};
+use nibble::model::Model;
+use safetensors::SafeTensors;
+use serde_json::{Value, json};
+
+use crate::support::{Finished, TinyModel, evaluate, json_file, nibble};
+
+const SMALL: &[&str] = &[
+    "--group-size",
+    "-1",
+    "--seq-len",
+    "96",
+    "--num-samples",
+    "6",
+    "--quiet",
+];
+
+/// The names, configurations and tensors of tests/golden/vision.safetensors.
+fn cases() -> Vec<(String, Value, BTreeMap<String, Vec<usize>>)> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/vision.safetensors");
+    let bytes = fs::read(path).unwrap();
+    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+    let cases = header.metadata().clone().unwrap().into_iter();
+    let cases = cases.map(|(name, about)| {
+        let mut about: Value = serde_json::from_str(&about).unwrap();
+        let shapes = serde_json::from_value(about["tensors"].take()).unwrap();
+        (name, about["config"].take(), shapes)
+    });
+    let mut cases: Vec<_> = cases.collect();
+    cases.sort_by(|a, b| a.0.cmp(&b.0));
+    cases
+}
+
+/// The files of a processor that fits the case's tower, and what the chat template and the tokenizer call an image.
+fn processor(name: &str, config: &Value) -> (Value, Value, &'static str, &'static str) {
+    let clip = config["vision_config"]["model_type"] == "clip_vision_model";
+    let image = ("<image>", "<image>");
+    let square = json!({"height": 28, "width": 28});
+    let strategy = config["vision_feature_select_strategy"].as_str();
+    let strategy = strategy.unwrap_or(if clip { "default" } else { "full" });
+    let llava = json!({"patch_size": 7, "vision_feature_select_strategy": strategy});
+    let pinpoints = &config["image_grid_pinpoints"];
+    let (preprocessor, processor, (placeholder, token)) = match config["model_type"]
+        .as_str()
+        .unwrap()
+    {
+        "qwen2_vl" | "qwen2_5_vl" | "qwen3_vl" | "qwen3_vl_moe" | "qwen3_5" => (
+            json!({"image_processor_type": "Qwen2VLImageProcessor", "patch_size": 4, "min_pixels": 64, "max_pixels": 600}),
+            json!({}),
+            ("<|image_pad|>", "<|image_pad|>"),
+        ),
+        "glm4v" | "glm4v_moe" => (
+            json!({"image_processor_type": "Glm4vImageProcessor", "patch_size": 4,
+                   "size": {"shortest_edge": 128, "longest_edge": 1200}}),
+            json!({}),
+            ("<|image|>", "<|image|>"),
+        ),
+        "gemma3" => (
+            json!({"image_processor_type": "Gemma3ImageProcessor", "size": square}),
+            json!({"image_seq_length": config["mm_tokens_per_image"]}),
+            ("<start_of_image>", "<image_soft_token>"),
+        ),
+        "idefics3" => (
+            json!({"image_processor_type": "Idefics3ImageProcessor", "size": {"longest_edge": 56},
+                   "max_image_size": {"longest_edge": 28}}),
+            json!({"image_seq_len": 4}),
+            image,
+        ),
+        "smolvlm" => (
+            json!({"image_processor_type": "SmolVLMImageProcessor", "size": {"longest_edge": 42},
+                   "max_image_size": {"longest_edge": 42}}),
+            json!({"image_seq_len": 4}),
+            image,
+        ),
+        "internvl" => (
+            json!({"image_processor_type": "GotOcr2ImageProcessorFast", "size": square, "crop_to_patches": true,
+                   "max_patches": 3}),
+            json!({"image_seq_length": 4}),
+            ("<IMG_CONTEXT>", "<IMG_CONTEXT>"),
+        ),
+        "llava_next" => (
+            json!({"image_processor_type": "LlavaNextImageProcessor", "size": {"shortest_edge": 28}, "crop_size": square,
+                   "image_grid_pinpoints": pinpoints}),
+            llava,
+            image,
+        ),
+        "llava_onevision" => (
+            json!({"image_processor_type": "LlavaOnevisionImageProcessor", "size": square, "image_grid_pinpoints": pinpoints}),
+            json!({"vision_aspect_ratio": config["vision_aspect_ratio"]}),
+            image,
+        ),
+        "mistral3" => (
+            json!({"image_processor_type": "PixtralImageProcessor", "size": {"longest_edge": 56}}),
+            json!({"patch_size": 7, "spatial_merge_size": 2}),
+            ("[IMG]", "[IMG]"),
+        ),
+        "llava" if name == "pixtral" => (
+            json!({"image_processor_type": "PixtralImageProcessor", "size": {"longest_edge": 35}, "patch_size": 7}),
+            json!({"patch_size": 7}),
+            ("[IMG]", "[IMG]"),
+        ),
+        "llava" => (
+            json!({"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 28}, "crop_size": square}),
+            llava,
+            image,
+        ),
+        model_type => panic!("no processor for {model_type}"),
+    };
+    (preprocessor, processor, placeholder, token)
+}
+
+struct Seeing {
+    model: TinyModel,
+    data: tempfile::TempDir,
+}
+
+impl Seeing {
+    /// A tiny model of the case with its processor, a chat template and a tokenizer that knows the placeholder; conversations
+    /// about images, and text.
+    fn new(name: &str, config: &Value, shapes: BTreeMap<String, Vec<usize>>) -> Self {
+        let mut config = config.clone();
+        config["torch_dtype"] = "bfloat16".into();
+        let model = TinyModel::with_tensors(&config, shapes);
+        let (preprocessor, processor, placeholder, token) = processor(name, &config);
+        let write = |file: &str, text: String| fs::write(model.path(file), text).unwrap();
+        write("preprocessor_config.json", preprocessor.to_string());
+        write("processor_config.json", processor.to_string());
+        let template = "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}\
+             {{ 'IMAGE' if p.type == 'image' else p.text }}{% endfor %}{% endif %} {% endfor %}";
+        write(
+            "chat_template.jinja",
+            template.replace("IMAGE", placeholder),
+        );
+        let mut tokenizer = json_file(&model.path("tokenizer.json"));
+        let vocab = tokenizer["model"]["vocab"].as_object_mut().unwrap();
+        vocab.retain(|_, id| id.as_u64().unwrap() < 64);
+        vocab.insert(token.to_owned(), json!(64));
+        tokenizer["added_tokens"] = json!([{
+            "id": 64, "content": token, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+            "special": true,
+        }]);
+        write("tokenizer.json", tokenizer.to_string());
+        let seeing = Self {
+            model,
+            data: tempfile::tempdir().unwrap(),
+        };
+        seeing.draw("a.png", 30, 22, 3);
+        seeing.draw("b.png", 17, 40, 7);
+        let asked = |images: &[&str], answer: &str| {
+            let mut parts: Vec<Value> = images
+                .iter()
+                .map(|name| json!({"type": "image", "image": name}))
+                .collect();
+            parts.push(json!({"type": "text", "text": "what is seen in these scenes"}));
+            let turns = [
+                json!({"role": "user", "content": parts}),
+                json!({"role": "assistant", "content": answer}),
+            ];
+            json!({ "messages": turns }).to_string()
+        };
+        let lines = [
+            asked(&["a.png"], "seven sons eat bread and honey"),
+            asked(&["b.png"], "an open den then an inn"),
+            json!({"text": "the seven sons never seen in an open den eat bread and honey then sing ".repeat(12)}).to_string(),
+        ];
+        fs::write(seeing.path("data.jsonl"), lines.join("\n")).unwrap();
+        seeing
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.data.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    fn draw(&self, name: &str, width: u32, height: u32, seed: u32) {
+        let image = RgbImage::from_fn(width, height, |x, y| {
+            Rgb([x * seed, y * 5 + seed, x * y].map(|value| (value % 256) as u8))
+        });
+        image.save(self.data.path().join(name)).unwrap();
+    }
+
+    fn quantize(&self, method: &str) -> Finished {
+        let data = self.path("data.jsonl");
+        nibble(
+            [
+                SMALL,
+                &[
+                    method,
+                    "--overwrite",
+                    "--calib-data",
+                    &data,
+                    self.model.path_str(),
+                ],
+            ]
+            .concat(),
+        )
+    }
+}
+
+#[test]
+fn every_family_is_calibrated_with_images() {
+    for (name, config, shapes) in cases() {
+        let plan = Model::from_config(&config).unwrap();
+        let language: Vec<String> = plan.tensors().into_iter().map(|tensor| tensor.0).collect();
+        let seeing = Seeing::new(&name, &config, shapes);
+        for (method, directory) in [("--gptq", "GPTQ-8bit"), ("--awq", "AWQ-4bit")] {
+            let run = seeing.quantize(method);
+            assert_eq!(run.code, 0, "{name} {method}: {}", run.stderr);
+            assert!(!run.stderr.contains("text alone"), "{name}: {}", run.stderr);
+            let output = seeing.model.path(directory);
+            let calibration = &json_file(&output.join("quantization_report.json"))["calibration"];
+            let number = |key: &str| calibration[key].as_u64().unwrap();
+            assert!(number("images") >= 4, "{name}: {calibration}");
+            assert!(
+                (4..number("tokens")).contains(&number("image_tokens")),
+                "{name}: {calibration}"
+            );
+            let log = fs::read_to_string(output.join("quantization_report.log")).unwrap();
+            assert!(log.contains("of the tokens stand for them"), "{log}");
+            // What sees is as it was.
+            let [before, after] = [
+                seeing.model.path("model.safetensors"),
+                output.join("model.safetensors"),
+            ]
+            .map(|path| fs::read(path).unwrap());
+            let [before, after] =
+                [&before, &after].map(|bytes| SafeTensors::deserialize(bytes).unwrap());
+            let mut kept = 0;
+            for (tensor, view) in before.tensors() {
+                if !language.contains(&tensor) {
+                    assert_eq!(after.tensor(&tensor).unwrap(), view, "{name}: {tensor}");
+                    kept += 1;
+                }
+            }
+            assert!(kept > 10, "{name}: {kept}");
+            let found = evaluate(output.to_str().unwrap(), seeing.model.path_str(), "24");
+            let divergence = found["kl_divergence"].as_f64().unwrap();
+            let bound = if method == "--gptq" { 0.03 } else { 1.0 };
+            assert!(divergence < bound, "{name} {method}: {divergence}");
+        }
+    }
+}
+
+fn first(wanted: &str) -> Seeing {
+    let mut cases = cases().into_iter();
+    let (name, config, shapes) = cases.find(|case| case.0 == wanted).unwrap();
+    Seeing::new(&name, &config, shapes)
+}
+
+/// Other images of the same size calibrate otherwise.
+#[test]
+fn what_is_seen_matters() {
+    let seeing = first("qwen3_vl");
+    let scales = || {
+        assert_eq!(seeing.quantize("--awq").code, 0);
+        fs::read(seeing.model.path("AWQ-4bit/model.safetensors")).unwrap()
+    };
+    let before = scales();
+    assert!(before == scales());
+    seeing.draw("a.png", 30, 22, 11);
+    assert!(before != scales());
+}
+
+#[test]
+fn images_that_cannot_be_shown_are_refused_by_name() {
+    let seeing = first("llava");
+    let refused = |words: &[&str]| {
+        let run = seeing.quantize("--gptq");
+        assert_eq!(run.code, 3, "{}", run.stderr);
+        assert!(
+            words.iter().all(|word| run.stderr.contains(word)),
+            "{}",
+            run.stderr
+        );
+        assert!(!seeing.model.path("GPTQ-8bit").exists());
+    };
+    fs::write(seeing.path("a.png"), b"not a picture").unwrap();
+    refused(&["data.jsonl:1: ", "a.png", "PNG, JPEG or WebP"]);
+    fs::remove_file(seeing.path("a.png")).unwrap();
+    refused(&["data.jsonl:1: ", "no image ", "a.png"]);
+    seeing.draw("a.png", 30, 22, 3);
+    fs::write(
+        seeing.model.path("chat_template.jinja"),
+        "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}\
+         {% if p.type == 'text' %}{{ p.text }}{% else %}{{ '' }}{% endif %}{% endfor %}{% endif %}{% endfor %}",
+    )
+    .unwrap();
+    
+    fs::remove_file(seeing.model.path("chat_template.jinja")).unwrap();
+    let processor = seeing.model.path("processor_config.json");
+    let kept = fs::read_to_string(&processor).unwrap();
+    fs::write(
+        &processor,
+        kept.replace("\"patch_size\":7", "\"patch_size\":14"),
+    )
+    .unwrap();
+    refused(&["the tower makes 16 vectors of it", "ask for 4 tokens"]);
+    fs::write(&processor, kept).unwrap();
+    fs::remove_file(seeing.model.path("preprocessor_config.json")).unwrap();
+    refused(&[
+        "no preprocessor_config.json",
+        "calibration data without images",
+    ]);
+    // Without images none of this is asked for.
+    let text = "the seven sons never seen in an open den ".repeat(60);
+    fs::write(
+        seeing.path("data.jsonl"),
+        json!({ "text": text }).to_string(),
+    )
+    .unwrap();
+    let run = seeing.quantize("--gptq");
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let log = fs::read_to_string(seeing.model.path("GPTQ-8bit/quantization_report.log")).unwrap();
+    assert!(log.contains("was calibrated with text alone"), "{log}");
+}
