@@ -24,7 +24,7 @@ pub use plan::Plan;
 use activations::Activations;
 use outbox::Outbox;
 
-use crate::calibration::{self, Images, Reading, Tokenizer, Windows};
+use crate::calibration::{self, ChatTemplate, Images, Reading, Tokenizer, Windows};
 use crate::checkpoint::Writer;
 use crate::cli::settings::Settings;
 use crate::device;
@@ -100,11 +100,16 @@ pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Re
     let mut times = Times::default();
     let rates = Rates::measure(compute.device, compute.kind)?;
     let tokenizer = Tokenizer::open(&settings.model)?;
+    let template = chat_template(settings, &mut warnings)?;
     let (documents, windows) = times.calibration.time(|| -> Result<_> {
         let documents = calibration::load(settings.calib_data.as_deref(), Images::Dropped)?;
+        let reading = Reading {
+            template: template.as_ref(),
+            ..Reading::plain(&tokenizer)
+        };
         let windows = calibration::windows(
             &documents,
-            &Reading::plain(&tokenizer),
+            &reading,
             settings.seq_len,
             settings.num_samples,
             settings.seed,
@@ -219,6 +224,20 @@ pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Re
             .map_or("unknown".to_owned(), human_bytes)
     );
     Ok(report)
+}
+
+/// The model's chat template, where it has one. One that cannot be used is no reason not to quantize: conversations are
+/// transcripts then, and the log and the report say so.
+fn chat_template(settings: &Settings, warnings: &mut Vec<String>) -> Result<Option<ChatTemplate>> {
+    match ChatTemplate::open(&settings.model) {
+        Err(error @ calibration::Error::Template { .. }) => {
+            let warning = format!("conversations are calibrated on as plain transcripts: {error}");
+            tracing::warn!("{warning}");
+            warnings.push(warning);
+            Ok(None)
+        }
+        template => Ok(template?),
+    }
 }
 
 /// Logs and returns what speaks against the plan: the runtimes that refuse the result.
