@@ -139,6 +139,11 @@ fn embedded(images: Images) -> Result<Vec<Document>, Error> {
         let find: &Finder<'_> = &embedded_image;
         read_lines(Path::new(name), text.as_bytes(), Some(find), &mut documents)?;
     }
+    for document in &mut documents {
+        if let Document::Messages(chat) = document {
+            chat.built_in = true;
+        }
+    }
     Ok(documents)
 }
 

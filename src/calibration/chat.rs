@@ -1,6 +1,5 @@
 //! The chat template of a model directory, and conversations as it writes them.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use minijinja::Environment;
@@ -8,7 +7,7 @@ use minijinja::value::{Serde, Value};
 use serde_json::{Map, Value as Json, json};
 
 use super::jinja::{TEMPLATE, environment};
-use super::tokenizer::read_json;
+use super::template_file::TemplateFile;
 use super::{Conversation, Error, Message, Part};
 
 /// A model's own template, with what it takes.
@@ -48,15 +47,14 @@ impl ChatTemplate {
     /// # Errors
     /// [`Error::Template`] where it is no template, or writes no conversation in whatever form.
     pub fn open(model_dir: &Path) -> Result<Option<Self>, Error> {
-        let config = read_json(&model_dir.join("tokenizer_config.json"))?;
-        let Some((path, source)) = find(model_dir, &config)? else {
+        let Some(TemplateFile {
+            path,
+            source,
+            special_tokens,
+        }) = TemplateFile::find(model_dir)?
+        else {
             return Ok(None);
         };
-        let mut special_tokens = Map::new();
-        let map = read_json(&model_dir.join("special_tokens_map.json"))?;
-        for value in [&map, &config, &config["extra_special_tokens"]] {
-            add_special_tokens(&mut special_tokens, value);
-        }
         let environment = environment(&source).map_err(|error| located(&path, &error))?;
         let nothing = Contents {
             system: None,
@@ -276,44 +274,6 @@ fn fold_system(messages: &mut Vec<Message>) {
     }
 }
 
-/// The template's file and source.
-fn find(model_dir: &Path, config: &Json) -> Result<Option<(PathBuf, String)>, Error> {
-    let path = model_dir.join("chat_template.jinja");
-    if path.is_file() {
-        let source = fs::read_to_string(&path);
-        return match source {
-            Ok(source) => Ok(Some((path, source))),
-            Err(source) => Err(Error::Io { path, source }),
-        };
-    }
-    let path = model_dir.join("chat_template.json");
-    let file = read_json(&path)?;
-    if let Some(template) = file.get("chat_template").and_then(Json::as_str) {
-        return Ok(Some((path, template.to_owned())));
-    }
-    let path = model_dir.join("tokenizer_config.json");
-    let template = match config.get("chat_template") {
-        Some(Json::Array(named)) => {
-            let default = named.iter().find(|entry| entry["name"] == "default");
-            default.map(|entry| &entry["template"])
-        }
-        other => other,
-    };
-    Ok(template
-        .and_then(Json::as_str)
-        .map(|template| (path, template.to_owned())))
-}
-
-/// Adds all that is called a token in `value`, as a string or as an object with `content`.
-fn add_special_tokens(tokens: &mut Map<String, Json>, value: &Json) {
-    for (name, token) in value.as_object().into_iter().flatten() {
-        let token = token.get("content").unwrap_or(token);
-        if name.ends_with("_token") && token.is_string() {
-            tokens.insert(name.clone(), token.clone());
-        }
-    }
-}
-
 /// What went wrong in the template at `path`, and in which line of it.
 fn located(path: &Path, error: &minijinja::Error) -> Error {
     // The innermost cause is what a macro or `raise_exception` said.
@@ -349,6 +309,8 @@ fn located(path: &Path, error: &minijinja::Error) -> Error {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use std::fs;
+
     use super::super::lines;
     use super::super::{Document, ImageSource, Images, Origin, load};
     use super::*;

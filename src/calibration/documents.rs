@@ -129,6 +129,7 @@ fn captioned(path: &Path) -> Result<Conversation, Error> {
             turn("user", vec![image, Part::Text(CAPTION_REQUEST.into())]),
             turn("assistant", vec![Part::Text(text)]),
         ],
+        built_in: false,
     })
 }
 
@@ -184,12 +185,16 @@ impl Document {
         }
     }
 
+    pub(super) fn conversation(&self) -> Option<&Conversation> {
+        match self {
+            Self::Text(_) => None,
+            Self::Messages(chat) => Some(chat),
+        }
+    }
+
     /// Images in it.
     pub fn n_images(&self) -> usize {
-        match self {
-            Self::Text(_) => 0,
-            Self::Messages(chat) => chat.images().count(),
-        }
+        self.conversation().map_or(0, |chat| chat.images().count())
     }
 }
 
@@ -225,7 +230,11 @@ mod tests {
     fn chat(path: &Path, line: Option<usize>, messages: Vec<Message>) -> Document {
         let path = path.to_path_buf();
         let origin = Origin { path, line };
-        Document::Messages(Conversation { origin, messages })
+        Document::Messages(Conversation {
+            origin,
+            messages,
+            built_in: false,
+        })
     }
 
     #[test]

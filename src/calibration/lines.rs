@@ -41,6 +41,7 @@ pub(super) fn parse(
     Ok(Document::Messages(Conversation {
         origin,
         messages: messages?,
+        built_in: false,
     }))
 }
 

@@ -14,6 +14,7 @@ mod lines;
 mod mixture;
 mod samples;
 mod stream;
+mod template_file;
 mod tokenizer;
 mod windows;
 
@@ -42,6 +43,8 @@ pub enum Document {
 pub struct Conversation {
     pub origin: Origin,
     pub messages: Vec<Message>,
+    /// Built in: nobody chose it, and a window that cannot hold its images goes without it.
+    pub built_in: bool,
 }
 
 /// One turn of a conversation.

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::{ChatTemplate, Conversation, Document, Error, ImageSource, Tokenizer};
 
 /// What a model's processor writes in an image's place.
-pub trait ImagePrompts {
+pub trait ImagePrompts: Sync {
     /// What the chat template writes for an image, and a prompt replaces: `<|image_pad|>`, `<image>`.
     fn placeholder(&self) -> &str;
 
@@ -216,6 +216,7 @@ mod tests {
                 line: Some(3),
             },
             messages: vec![Message { role, parts }],
+            built_in: false,
         }
     }
 

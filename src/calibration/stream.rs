@@ -60,14 +60,18 @@ pub(super) struct Seen {
     pool: Vec<Sample>,
     order: Vec<usize>,
     n_given: usize,
+    /// Built-in conversations that no window holds.
+    pub n_left_out: usize,
     random: SplitMix64,
 }
 
 impl Seen {
-    /// Encodes `chats` in an order that `seed` decides, as many as give `wanted` tokens.
+    /// Encodes `chats` in an order that `seed` decides, as many as give `wanted` tokens. Those that are built in and longer
+    /// than a window's `body` are left out, as long as others are not.
     ///
     /// # Errors
-    /// The longest conversation that is longer than a window's `body`, by its place; what [`Reading::sample`] finds.
+    /// A conversation that is too long: the longest of the user's own, or the shortest of the built-in ones; what
+    /// [`Reading::sample`] finds.
     pub(super) fn new(
         chats: &[&Conversation],
         reading: &Reading<'_>,
@@ -80,7 +84,7 @@ impl Seen {
         let mut shuffled = chats.to_vec();
         random.shuffle(&mut shuffled);
         let mut pool: Vec<Sample> = Vec::new();
-        let mut longest: Option<(usize, &Conversation)> = None;
+        let mut too_long: Vec<(usize, &Conversation)> = Vec::new();
         let mut n_tokens = 0;
         for chat in shuffled {
             if n_tokens >= wanted {
@@ -88,15 +92,19 @@ impl Seen {
             }
             let sample = reading.sample(chat, prompts)?;
             let len = sample.ids.len();
-            n_tokens += len;
-            if longest.is_none_or(|(longest, _)| len > longest) {
-                longest = Some((len, chat));
+            if len > body {
+                too_long.push((len, chat));
+            } else {
+                n_tokens += len;
+                pool.push(sample);
             }
-            pool.push(sample);
         }
-        if let Some((len, chat)) = longest
-            && len > body
-        {
+        let own = too_long.iter().filter(|(_, chat)| !chat.built_in);
+        let mut refused = own.max_by_key(|(len, _)| *len);
+        if pool.is_empty() && refused.is_none() {
+            refused = too_long.iter().min_by_key(|(len, _)| *len);
+        }
+        if let Some((len, chat)) = refused {
             let n_prefix = reading.tokenizer.prefix().len();
             return Err(chat.error(format!(
                 "{len} tokens with its images, and --seq-len {} has room for {body}; \
@@ -110,6 +118,7 @@ impl Seen {
             pool,
             order,
             n_given: 0,
+            n_left_out: too_long.len(),
             random,
         })
     }

@@ -1,5 +1,7 @@
 //! Windows of token ids, cut from documents.
 
+use rayon::prelude::*;
+
 use super::mixture::{Text, floor_char_boundary, mixed_pieces};
 use super::samples::Sample;
 use super::stream::{IMAGE_SHARE, Seen, Texts};
@@ -22,6 +24,8 @@ pub struct Windows {
     pub images: Vec<Vec<WindowImage>>,
     /// How many were asked for. There may be fewer; the caller tells.
     pub requested: usize,
+    /// Built-in conversations that were left out because they are longer than a window; the caller tells.
+    pub n_left_out: usize,
 }
 
 /// An image of which a window holds tokens.
@@ -71,14 +75,14 @@ pub fn windows(
         return Err(Error::SeqLen { seq_len, prefix });
     }
     let mut cutter = Cutter::new(prefix, seq_len, num_samples);
-    match documents {
-        [Document::Text(text)] => {
-            let ids = stream(text, reading.tokenizer, body.saturating_mul(num_samples))?;
-            let images = Vec::new();
-            cutter.add(&Sample { ids, images });
-        }
-        _ => mix(documents, reading, seed, &mut cutter)?,
-    }
+    let n_left_out = if let [Document::Text(text)] = documents {
+        let ids = stream(text, reading.tokenizer, body.saturating_mul(num_samples))?;
+        let images = Vec::new();
+        cutter.add(&Sample { ids, images });
+        0
+    } else {
+        mix(documents, reading, seed, &mut cutter)?
+    };
     let least = num_samples.clamp(1, MIN_WINDOWS);
     if cutter.ids.len() < least {
         return Err(Error::TooLittleText {
@@ -92,6 +96,7 @@ pub fn windows(
         ids: cutter.ids,
         images: cutter.images,
         requested: num_samples,
+        n_left_out,
     })
 }
 
@@ -110,26 +115,25 @@ fn stream(text: &str, tokenizer: &Tokenizer, wanted: usize) -> Result<Vec<u32>, 
     }
 }
 
-/// Fills the windows with the documents' pieces and conversations, mixed; until they are full, or nothing is left.
+/// Fills the windows with the documents' pieces and conversations, mixed; until they are full, or nothing is left. How
+/// many conversations found no place because they are too long.
 fn mix(
     documents: &[Document],
     reading: &Reading<'_>,
     seed: u64,
     cutter: &mut Cutter<'_>,
-) -> Result<(), Error> {
-    let mut chats: Vec<&Conversation> = Vec::new();
-    let mut texts = Vec::new();
-    for document in documents {
-        match document {
-            Document::Messages(chat) if reading.prompts.is_some() && document.n_images() > 0 => {
-                chats.push(chat);
-            }
-            _ => {
-                let (text, templated) = reading.text(document)?;
-                texts.push(Text { text, templated });
-            }
-        }
-    }
+) -> Result<usize, Error> {
+    let (seeing, texts): (Vec<&Document>, Vec<&Document>) = (documents.iter())
+        .partition(|document| reading.prompts.is_some() && document.n_images() > 0);
+    let chats: Vec<&Conversation> = (seeing.into_iter())
+        .filter_map(Document::conversation)
+        .collect();
+    let texts: Vec<Text<'_>> = (texts.into_par_iter())
+        .map(|document| {
+            let (text, templated) = reading.text(document)?;
+            Ok(Text { text, templated })
+        })
+        .collect::<Result<_, Error>>()?;
     let pieces = mixed_pieces(&texts, seed);
     let mut texts = Texts::new(*reading, &pieces);
     let body = cutter.seq_len - cutter.prefix.len();
@@ -161,7 +165,7 @@ fn mix(
             break;
         }
     }
-    Ok(())
+    Ok(seen.map_or(0, |seen| seen.n_left_out))
 }
 
 /// Windows that are being filled.
@@ -374,6 +378,7 @@ mod tests {
                     line: Some(line + 1),
                 },
                 messages: vec![Message { role, parts }],
+                built_in: false,
             })
         };
         (0..n).map(conversation).collect()
@@ -465,6 +470,19 @@ mod tests {
              --seq-len 27 holds it, or give smaller images or fewer in a conversation"
         );
         assert!(windows(&documents, &reading, 27, 1, 0).is_ok());
+        // What is built in goes without the long one, and is refused where nothing is short enough.
+        for document in &mut documents {
+            if let Document::Messages(chat) = document {
+                chat.built_in = true;
+            }
+        }
+        let found = windows(&documents, &reading, 20, 2, 0).unwrap();
+        assert_eq!((found.ids.len(), found.n_left_out), (2, 1));
+        let error = windows(&documents, &reading, 11, 2, 0).unwrap_err();
+        assert!(
+            error.to_string().contains("--seq-len 12 holds it"),
+            "{error}"
+        );
     }
 
     #[test]

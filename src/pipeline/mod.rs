@@ -102,12 +102,9 @@ pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Re
     let mut times = Times::default();
     let rates = Rates::measure(compute.device, compute.kind)?;
     let tokenizer = Tokenizer::open(&settings.model)?;
+    let template = chat_template(settings, &mut warnings)?;
     let (data, windows) = times.calibration.time(|| -> Result<_> {
         let data = sight::load(settings, &source)?;
-        let template = match &data.processor {
-            Some(_) => ChatTemplate::open(&settings.model)?,
-            None => None,
-        };
         let reading = Reading {
             tokenizer: &tokenizer,
             template: template.as_ref(),
@@ -122,10 +119,10 @@ pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Re
         )?;
         Ok((data, windows))
     })?;
-    for note in &data.notes {
+    for note in data.notes.into_iter().chain(sight::left_out(&windows)) {
         tracing::warn!("{note}");
+        warnings.push(note);
     }
-    warnings.extend_from_slice(&data.notes);
     if windows.ids.len() < settings.num_samples {
         let warning = format!(
             "the calibration text holds {} windows of {} tokens, {} were asked for; give more text with --calib-data",
@@ -237,6 +234,20 @@ pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Re
             .map_or("unknown".to_owned(), human_bytes)
     );
     Ok(report)
+}
+
+/// The model's chat template, where it has one. One that cannot be used is no reason not to quantize: conversations are
+/// transcripts then, and the log and the report say so.
+fn chat_template(settings: &Settings, warnings: &mut Vec<String>) -> Result<Option<ChatTemplate>> {
+    match ChatTemplate::open(&settings.model) {
+        Err(error @ calibration::Error::Template { .. }) => {
+            let warning = format!("conversations are calibrated on as plain transcripts: {error}");
+            tracing::warn!("{warning}");
+            warnings.push(warning);
+            Ok(None)
+        }
+        template => Ok(template?),
+    }
 }
 
 /// Logs and returns what speaks against the plan: the runtimes that refuse the result.

@@ -105,6 +105,14 @@ pub fn without_placeholders(model: &Model, windows: &Windows) -> Vec<Vec<u32>> {
     ids
 }
 
+/// Says so where conversations were too long for a window.
+pub fn left_out(windows: &Windows) -> Option<String> {
+    let n = windows.n_left_out;
+    (n > 0).then(|| {
+        format!("{n} built-in conversations with images are longer than a window and were left out; a longer --seq-len takes them in")
+    })
+}
+
 /// How many tokens of all windows stand for images.
 pub fn n_image_tokens(windows: &Windows) -> usize {
     let images = windows.images.iter().flatten();

@@ -245,6 +245,44 @@ fn the_same_run_writes_the_same_bytes() {
 }
 
 #[test]
+fn conversations_are_calibrated_on_as_the_chat_template_writes_them() {
+    let model = TinyModel::new("llama");
+    let line = r#"{"messages": [{"role": "user", "content": "ae be cs"}, {"role": "assistant", "content": "dn es"}]}"#;
+    let data = model.path("chats.jsonl");
+    fs::write(&data, format!("{line}\n").repeat(100)).unwrap();
+    let write = |template: Option<&str>| {
+        if let Some(template) = template {
+            fs::write(model.path("chat_template.jinja"), template).unwrap();
+        }
+        let args = [
+            "--gptq",
+            "--overwrite",
+            "--calib-data",
+            data.to_str().unwrap(),
+        ];
+        let run = nibble([SMALL, &args, &[model.path_str()]].concat());
+        assert_eq!(run.code, 0, "{}", run.stderr);
+        let output = model.path("GPTQ-8bit");
+        let report = json_file(&output.join("quantization_report.json"));
+        let weights = fs::read(output.join("model.safetensors")).unwrap();
+        (weights, report["warnings"].to_string())
+    };
+    let (plain, _) = write(None);
+    let (written, warnings) = write(Some(
+        "{% for m in messages %}z {{ m.content }} y {% endfor %}",
+    ));
+    assert!(written != plain);
+    assert!(!warnings.contains("transcripts"), "{warnings}");
+    // A template that cannot be used is told, and conversations are what they are without one.
+    let (broken, warnings) = write(Some("\n{{ raise_exception('never') }}"));
+    assert!(broken == plain);
+    assert!(
+        warnings.contains("plain transcripts") && warnings.contains("chat_template.jinja:2: never"),
+        "{warnings}"
+    );
+}
+
+#[test]
 fn a_stale_partial_directory_is_replaced() {
     let model = TinyModel::new("llama");
     let stale = model.path(".GPTQ-8bit.partial");

@@ -288,7 +288,7 @@ fn images_that_cannot_be_shown_are_refused_by_name() {
          {% if p.type == 'text' %}{{ p.text }}{% else %}{{ '' }}{% endif %}{% endfor %}{% endif %}{% endfor %}",
     )
     .unwrap();
-    
+
     fs::remove_file(seeing.model.path("chat_template.jinja")).unwrap();
     let processor = seeing.model.path("processor_config.json");
     let kept = fs::read_to_string(&processor).unwrap();
