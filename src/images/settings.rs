@@ -32,11 +32,14 @@ const HALF: [f64; 3] = [0.5; 3];
 const KINDS: &[&str] = &[
     "CLIPImageProcessor",
     "Gemma3ImageProcessor",
+    "Gemma4ImageProcessor",
+    "Glm46VImageProcessor",
     "Glm4vImageProcessor",
     "GotOcr2ImageProcessor",
     "Idefics3ImageProcessor",
     "LlavaNextImageProcessor",
     "LlavaOnevisionImageProcessor",
+    "MllamaImageProcessor",
     "PixtralImageProcessor",
     "Qwen2VLImageProcessor",
     "Qwen3VLImageProcessor",
@@ -61,12 +64,13 @@ impl Settings {
         let (mean, deviation) = match *kind {
             "Gemma3ImageProcessor"
             | "Idefics3ImageProcessor"
+            | "MllamaImageProcessor"
             | "SiglipImageProcessor"
             | "SmolVLMImageProcessor" => (HALF, HALF),
             _ => (CLIP_MEAN, CLIP_STD),
         };
         let filter = match *kind {
-            "Gemma3ImageProcessor" => Filter::Bilinear,
+            "Gemma3ImageProcessor" | "MllamaImageProcessor" => Filter::Bilinear,
             "Idefics3ImageProcessor" | "SmolVLMImageProcessor" => Filter::Lanczos,
             _ => Filter::Bicubic,
         };
@@ -79,16 +83,10 @@ impl Settings {
                 )
             })?,
         };
-        for (key, needed) in [
-            ("do_resize", true),
-            ("do_rescale", true),
-            ("do_pan_and_scan", false),
-        ] {
-            if file.json[key]
-                .as_bool()
-                .is_some_and(|given| given != needed)
-            {
-                return Err(file.error(key, needed.to_string()));
+        // Gemma 3's processor keeps `do_pan_and_scan` off, whatever this file says.
+        for key in ["do_resize", "do_rescale"] {
+            if file.json[key] == false {
+                return Err(file.error(key, "true".to_owned()));
             }
         }
         let factor = file.json["rescale_factor"].as_f64().unwrap_or(1.0 / 255.0);
@@ -96,7 +94,8 @@ impl Settings {
             let numbers = file.triple(key)?.unwrap_or(absent);
             Ok(numbers.map(|number| (number / factor) as f32))
         };
-        let (mean, deviation) = if file.json["do_normalize"] == false {
+        let is_normalized = file.json["do_normalize"].as_bool();
+        let (mean, deviation) = if !is_normalized.unwrap_or(*kind != "Gemma4ImageProcessor") {
             ([0.0; 3], [(1.0 / factor) as f32; 3])
         } else {
             (scaled("image_mean", mean)?, scaled("image_std", deviation)?)
@@ -113,8 +112,11 @@ impl Settings {
 fn rule(file: &File, kind: &str, processor: &Value) -> Result<Rule, Error> {
     let size = &file.json["size"];
     Ok(match kind {
-        "Qwen2VLImageProcessor" | "Qwen3VLImageProcessor" | "Glm4vImageProcessor" => {
-            let is_glm = kind == "Glm4vImageProcessor";
+        "Qwen2VLImageProcessor"
+        | "Qwen3VLImageProcessor"
+        | "Glm4vImageProcessor"
+        | "Glm46VImageProcessor" => {
+            let is_glm = kind.starts_with("Glm");
             let bounds: [(&str, &str, u32); 2] = if is_glm {
                 [
                     ("shortest_edge", "", 112 * 112),
@@ -176,14 +178,20 @@ fn rule(file: &File, kind: &str, processor: &Value) -> Result<Rule, Error> {
         }
         "GotOcr2ImageProcessor" => Rule::Canvas {
             tile: square(size).unwrap_or([384; 2]),
-            tiles: if file.json["crop_to_patches"] == true {
-                Some([
-                    file.count("min_patches", 1)?,
-                    file.count("max_patches", 12)?,
-                ])
-            } else {
-                None
-            },
+            // InternVL's processor asks for tiles, whatever `crop_to_patches` is in this file.
+            tiles: [
+                file.count("min_patches", 1)?,
+                file.count("max_patches", 12)?,
+            ],
+        },
+        "MllamaImageProcessor" => Rule::Fitted {
+            tile: square(size).unwrap_or([224; 2])[0],
+            most: file.count("max_image_tiles", 4)?,
+        },
+        "Gemma4ImageProcessor" => Rule::Budget {
+            patch: file.count("patch_size", 16)?,
+            square: file.count("pooling_kernel_size", 3)?,
+            most: file.count("max_soft_tokens", 280)?,
         },
         "PixtralImageProcessor" => {
             let patch = (whole(&processor["patch_size"]))
@@ -200,16 +208,18 @@ fn rule(file: &File, kind: &str, processor: &Value) -> Result<Rule, Error> {
             }
         }
         _ => {
-            let resized = match (size.get("shortest_edge").and_then(whole), square(size)) {
+            let is_clip = kind == "CLIPImageProcessor";
+            // One number is the shorter edge, but for Gemma 3, where it is both sides.
+            let edge = size.get("shortest_edge").unwrap_or(size);
+            let is_edge = size.is_object() || kind != "Gemma3ImageProcessor";
+            let edge = whole(edge).filter(|_| is_edge);
+            let resized = match (edge, square(size)) {
                 (Some(edge), _) => Resized::ShortestEdge(edge),
                 (None, Some(size)) => Resized::Exactly(size),
-                (None, None) if kind == "CLIPImageProcessor" => Resized::ShortestEdge(224),
+                (None, None) if is_clip => Resized::ShortestEdge(224),
                 (None, None) => Resized::Exactly([224; 2]),
             };
-            let is_cut = match file.json["do_center_crop"].as_bool() {
-                Some(cut) => cut,
-                None => kind == "CLIPImageProcessor",
-            };
+            let is_cut = file.json["do_center_crop"].as_bool().unwrap_or(is_clip);
             Rule::Whole {
                 resized,
                 cropped: is_cut.then(|| square(&file.json["crop_size"]).unwrap_or([224; 2])),
