@@ -126,20 +126,19 @@ impl Processor {
         let size = [image.height(), image.width()];
         let plan = self.settings.rule.plan(size)?;
         let tiles = self.tiles(image, &plan);
-        let (values, shape) = match self.settings.rule {
-            Rule::Patches {
-                patch,
-                square,
-                frames,
-                ..
-            } => {
-                let sides = [patch, square, frames].map(|side| side as usize);
-                patches(&tiles, plan.tiles[0].canvas, sides)
-            }
-            _ => {
-                let [height, width] = plan.tiles[0].canvas.map(|side| side as usize);
-                (tiles, vec![plan.tiles.len(), 3, height, width])
-            }
+        let canvas = plan.tiles[0].canvas;
+        let (values, shape) = if let Rule::Patches {
+            patch,
+            square,
+            frames,
+            ..
+        } = self.settings.rule
+        {
+            let sides = [patch, square, frames].map(|side| side as usize);
+            patches(&tiles, canvas, sides)
+        } else {
+            let [height, width] = canvas.map(|side| side as usize);
+            (tiles, vec![plan.tiles.len(), 3, height, width])
         };
         Ok(Pixels {
             values,

@@ -55,7 +55,7 @@ impl Settings {
         let Some(kind) = KINDS.iter().find(|kind| **kind == bare) else {
             return Err(file.error(
                 "image_processor_type",
-                format!("one of {}", KINDS.join(", ")),
+                &format!("one of {}", KINDS.join(", ")),
             ));
         };
         let (mean, deviation) = match *kind {
@@ -73,10 +73,7 @@ impl Settings {
         let filter = match file.json.get("resample").filter(|value| !value.is_null()) {
             None => filter,
             Some(number) => (number.as_u64().and_then(Filter::from_number)).ok_or_else(|| {
-                file.error(
-                    "resample",
-                    "1 (Lanczos), 2 (bilinear) or 3 (bicubic)".to_owned(),
-                )
+                file.error("resample", "1 (Lanczos), 2 (bilinear) or 3 (bicubic)")
             })?,
         };
         for (key, needed) in [
@@ -88,7 +85,7 @@ impl Settings {
                 .as_bool()
                 .is_some_and(|given| given != needed)
             {
-                return Err(file.error(key, needed.to_string()));
+                return Err(file.error(key, &needed.to_string()));
             }
         }
         let factor = file.json["rescale_factor"].as_f64().unwrap_or(1.0 / 255.0);
@@ -133,7 +130,7 @@ fn rule(file: &File, kind: &str, processor: &Value) -> Result<Rule, Error> {
                 match found {
                     None => Ok(f64::from(absent)),
                     Some(value) => (value.as_f64().filter(|&pixels| pixels > 0.0))
-                        .ok_or_else(|| file.error(key, "a number above 0".to_owned())),
+                        .ok_or_else(|| file.error(key, "a number above 0")),
                 }
             };
             Rule::Patches {
@@ -156,10 +153,7 @@ fn rule(file: &File, kind: &str, processor: &Value) -> Result<Rule, Error> {
             let pinpoints = file.json["image_grid_pinpoints"].as_array();
             let pinpoints = pinpoints.map(|list| list.iter().map(pair).collect::<Option<Vec<_>>>());
             let resolutions = pinpoints.flatten().ok_or_else(|| {
-                file.error(
-                    "image_grid_pinpoints",
-                    "a list of heights and widths".to_owned(),
-                )
+                file.error("image_grid_pinpoints", "a list of heights and widths")
             })?;
             Rule::AnyResolution {
                 tile: own[0],
@@ -256,7 +250,7 @@ impl File {
         Ok(Some(Self { path, json }))
     }
 
-    pub fn error(&self, key: &str, expected: String) -> Error {
+    pub fn error(&self, key: &str, expected: &str) -> Error {
         let found = self
             .json
             .get(key)
@@ -270,9 +264,7 @@ impl File {
     fn count(&self, key: &str, absent: u32) -> Result<u32, Error> {
         match self.json.get(key).filter(|value| !value.is_null()) {
             None => Ok(absent),
-            Some(value) => {
-                whole(value).ok_or_else(|| self.error(key, "a number above 0".to_owned()))
-            }
+            Some(value) => whole(value).ok_or_else(|| self.error(key, "a number above 0")),
         }
     }
 
@@ -287,6 +279,6 @@ impl File {
         let numbers = numbers.and_then(|numbers| numbers.try_into().ok());
         numbers
             .map(Some)
-            .ok_or_else(|| self.error(key, "three numbers".to_owned()))
+            .ok_or_else(|| self.error(key, "three numbers"))
     }
 }

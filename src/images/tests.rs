@@ -25,7 +25,7 @@ fn short(text: &str, token: &str) -> String {
         let bare = rest.trim_start_matches(token);
         let count = (rest.len() - bare.len()) / token.len();
         if count > 0 {
-            made += &format!("[{count}]");
+            made.extend(["[", &count.to_string(), "]"]);
         }
         let end = bare.find(token).unwrap_or(bare.len());
         made += &bare[..end];
