@@ -68,8 +68,7 @@ impl<'a> Activations<'a> {
         })
     }
 
-    /// Puts what an image became in the place of its tokens' embeddings, as many as `places` are; images of a window come in
-    /// order.
+    /// Puts what an image became in the place of its tokens' embeddings, as many as `places` are.
     pub fn show(&mut self, window: usize, places: &[usize], features: &Features) -> Result<()> {
         let Some(&start) = places.first() else {
             return Ok(());
@@ -80,6 +79,7 @@ impl<'a> Activations<'a> {
             n_tokens,
             grid: features.grid,
         });
+        self.sightings[window].sort_by_key(|sighting| sighting.start);
         let places: Vec<i64> = places.iter().map(|&place| place as i64).collect();
         let places = Tensor::f_from_slice(&places)?;
         let kept = |tensor: &Tensor| -> Result<Tensor> {
