@@ -122,7 +122,8 @@ pub struct QuantizeArgs {
     /// Host memory that the run may take, such as 8GB [default: three quarters of what is free]
     #[arg(long, value_name = "SIZE", help_heading = "Calibration")]
     pub memory: Option<String>,
-    /// Calibration text: a .txt file, a .jsonl file with `text` or `messages`, or a directory of them [default: a built-in set]
+    /// Calibration data: a .txt file, a .jsonl file with `text` or `messages` (with images, for models that see), or a directory of
+    /// them or of images with captions [default: a built-in set]
     #[arg(long, value_name = "PATH", help_heading = "Calibration")]
     pub calib_data: Option<PathBuf>,
     /// Seed of the order in which calibration documents are mixed

@@ -366,7 +366,9 @@ fn canvas([height, width]: Size, tile: Size, [least, most]: [u32; 2]) -> Plan {
     for (columns, rows) in arrangements {
         let difference = (shape - f64::from(columns) / f64::from(rows)).abs();
         let covered = f64::from(tile[0]) * f64::from(tile[1]) * f64::from(columns * rows);
-        if difference < nearest || difference == nearest && area > 0.5 * covered {
+        // Of arrangements that are as near, a larger one for a larger image.
+        let order = difference.total_cmp(&nearest);
+        if order.is_lt() || order.is_eq() && area > 0.5 * covered {
             (best, nearest) = ((columns, rows), difference);
         }
     }

@@ -129,8 +129,8 @@ impl Processor {
 
     fn shape_of(&self, plan: &Plan) -> Vec<usize> {
         let patches = |patch: u32, frames: u32| {
-            let values = 3 * frames * patch * patch;
-            vec![plan.grid[0] * plan.grid[1], values as usize]
+            let [patch, frames] = [patch, frames].map(|side| side as usize);
+            vec![plan.grid[0] * plan.grid[1], 3 * frames * patch * patch]
         };
         match self.settings.rule {
             Rule::Patches { patch, frames, .. } => patches(patch, frames),

@@ -206,13 +206,14 @@ impl Prompt {
                 if plan.tiles.len() > 1 {
                     for row in 1..=rows {
                         for column in 1..=columns {
-                            text += &format!("{AROUND}<row_{row}_col_{column}>{own}");
+                            let place = format!("<row_{row}_col_{column}>");
+                            text.extend([AROUND, &place, &own]);
                         }
                         text.push('\n');
                     }
                     text.push('\n');
                 }
-                text += &format!("{AROUND}<global-img>{own}{AROUND}");
+                text.extend([AROUND, "<global-img>", &own, AROUND]);
                 Written {
                     text,
                     n_tokens: count * plan.tiles.len(),

@@ -27,7 +27,7 @@ fn short(text: &str, token: &str) -> String {
         let bare = rest.trim_start_matches(token);
         let count = (rest.len() - bare.len()) / token.len();
         if count > 0 {
-            made += &format!("[{count}]");
+            made.extend(["[", &count.to_string(), "]"]);
         }
         let end = bare.find(token).unwrap_or(bare.len());
         made += &bare[..end];
@@ -143,6 +143,8 @@ fn files_are_decoded_as_pillow_does() {
         let image = decode(encoded.data()).unwrap();
         let shape = [image.height() as usize, image.width() as usize, 3];
         assert_eq!(shape, decoded.shape(), "{name}");
+        let half = &encoded.data()[..encoded.data().len() / 2];
+        assert!(matches!(decode(half), Err(Error::Decode(_))), "{name}");
         let errors = image.as_raw().iter().zip(decoded.data());
         let worst = errors.map(|(&found, &expected)| found.abs_diff(expected));
         // Lossy formats leave the rounding of their transforms to the decoder.
@@ -181,7 +183,7 @@ fn what_cannot_be_prepared_is_refused_by_name() {
         ),
         (
             json!({"patch_size": 0}),
-            "patch_size is 0, expected a number above 0",
+            "patch_size is 0, expected a number from 1 to 16384",
         ),
         (
             json!({"resample": 9}),
@@ -206,6 +208,18 @@ fn what_cannot_be_prepared_is_refused_by_name() {
             "{error}"
         );
     }
+    for (kind, size) in [
+        ("CLIPImageProcessor", json!({"shortest_edge": 0})),
+        ("SiglipImageProcessor", json!({"height": 224})),
+        ("PixtralImageProcessor", json!({"longest_edge": 1e9})),
+        ("GotOcr2ImageProcessor", json!("large")),
+        ("MllamaImageProcessor", json!({"height": 10, "width": 20})),
+    ] {
+        let json = json!({"image_processor_type": kind, "size": size});
+        let error = opened(Some(&json), "llava").unwrap_err().to_string();
+        let reason = format!("preprocessor_config.json: size is {size}, expected ");
+        assert!(error.contains(&reason), "{error}");
+    }
     let next = json!({"image_processor_type": "LlavaNextImageProcessor"});
     let error = opened(Some(&next), "llava_next").unwrap_err().to_string();
     assert!(error.contains("image_grid_pinpoints is absent"), "{error}");
@@ -222,7 +236,33 @@ fn what_cannot_be_prepared_is_refused_by_name() {
         "{error}"
     );
     assert!(matches!(processor.prompt(0, 10), Err(Error::Shape { .. })));
+    let gemma = json!({"image_processor_type": "Gemma4ImageProcessor"});
+    let gemma = opened(Some(&gemma), "gemma4").unwrap();
+    assert!(gemma.prompt(40_000, 10).is_ok());
+    assert!(matches!(gemma.shape(0, 10), Err(Error::Shape { .. })));
     assert!(matches!(decode(b"no image"), Err(Error::Decode(_))));
+    assert!(matches!(decode(b""), Err(Error::Decode(_))));
+}
+
+/// transformers 5 nests what it saves, and reads the nested settings where there are both.
+#[test]
+fn nested_settings_come_first() {
+    let clip = |side: u32| json!({"image_processor_type": "CLIPImageProcessor", "size": side, "crop_size": side});
+    let both = json!({
+        "config.json": {"model_type": "llava"},
+        "preprocessor_config.json": clip(112),
+        "processor_config.json": {"image_processor": clip(56)},
+    });
+    let processor = processor_of(&both).unwrap();
+    assert_eq!(processor.shape(9, 9).unwrap(), [1, 3, 56, 56]);
+    let mut broken = both.clone();
+    broken["processor_config.json"]["image_processor"]["patch_size"] = json!(0);
+    broken["processor_config.json"]["image_processor"]["crop_size"] = json!([1]);
+    let error = processor_of(&broken).unwrap_err().to_string();
+    assert!(
+        error.contains("processor_config.json: crop_size is [1], expected a number"),
+        "{error}"
+    );
 }
 
 /// Half transparent red on white.

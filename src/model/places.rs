@@ -108,7 +108,9 @@ fn by_axis(seq_len: usize, sightings: &[Sighting]) -> [Vec<usize>; 3] {
     while token < seq_len {
         match sightings.next_if(|sighting| sighting.start == token) {
             None => {
-                axes.iter_mut().for_each(|axis| axis.push(next));
+                for axis in &mut axes {
+                    axis.push(next);
+                }
                 next += 1;
                 token += 1;
             }

@@ -68,8 +68,7 @@ impl<'a> Activations<'a> {
         })
     }
 
-    /// Puts what an image became in the place of its tokens' embeddings, as many as `places` are; images of a window come in
-    /// order.
+    /// Puts what an image became in the place of its tokens' embeddings, as many as `places` are.
     pub fn show(&mut self, window: usize, places: &[usize], features: &Features) -> Result<()> {
         let Some(&start) = places.first() else {
             return Ok(());
@@ -80,6 +79,7 @@ impl<'a> Activations<'a> {
             n_tokens,
             grid: features.grid,
         });
+        self.sightings[window].sort_by_key(|sighting| sighting.start);
         let places: Vec<i64> = places.iter().map(|&place| place as i64).collect();
         let places = Tensor::f_from_slice(&places)?;
         let kept = |tensor: &Tensor| -> Result<Tensor> {
@@ -158,7 +158,7 @@ impl<'a> Activations<'a> {
             if stage.is_tokenwise() {
                 for (start, slice) in self.slices(state)? {
                     let slice = self.arrive(block, &slice)?;
-                    let made = self.through(block, stage, &linears, slice, &self.places)?;
+                    let made = block.run(stage, &linears, slice, &self.places, None)?;
                     self.batches[index].store(start, &made)?;
                 }
                 self.release(index, stage);
@@ -166,7 +166,7 @@ impl<'a> Activations<'a> {
                 let whole = self.arrive(block, state)?;
                 let places = self.places_of(index)?;
                 let places = places.as_ref().unwrap_or(&self.places);
-                let made = self.through(block, stage, &linears, whole, places)?;
+                let made = block.run(stage, &linears, whole, places, None)?;
                 self.release(index, stage);
                 self.batches[index].store(0, &made)?;
             }
@@ -224,19 +224,8 @@ impl<'a> Activations<'a> {
         let state = state.to_device(self.compute.device)?;
         match &self.ahead {
             None => Ok(state),
-            Some((stage, linears)) => self.through(block, stage, linears, state, &self.places),
+            Some((stage, linears)) => Ok(block.run(stage, linears, state, &self.places, None)?),
         }
-    }
-
-    fn through(
-        &self,
-        block: &Block,
-        stage: &Stage,
-        linears: &[Linear],
-        state: State,
-        places: &Places,
-    ) -> Result<State> {
-        Ok(block.run(stage, linears, state, places, None)?)
     }
 
     /// Where the tokens of a batch stand, if there are images among them.

@@ -8,6 +8,7 @@ use tch::Device;
 use super::batch::first_fit;
 use crate::cli::settings::Settings;
 use crate::fault::ResourceError;
+use crate::model::vision::Vision;
 use crate::model::{Compute, LinearPlan, Mix, Model, Slot, Stage, StageInput};
 use crate::report::human_bytes;
 
@@ -34,14 +35,15 @@ pub struct MemoryPlan {
     pub slot_width: usize,
     /// All windows' activations, on the host.
     pub activations: u64,
-    /// The weights, statistics and codes of the stage that takes the most, where the run computes.
+    /// The weights, statistics and codes of the stage that takes the most, or the tower that sees, where the run computes.
     pub stage: u64,
     /// One batch's temporaries in it, where the run computes.
     pub batch: u64,
 }
 
 impl MemoryPlan {
-    /// The fastest plan that takes at most `budget` bytes of the host's memory.
+    /// The fastest plan that takes at most `budget` bytes of the host's memory. The model sees with a `tower` of so many bytes,
+    /// which is gone before the first stage.
     ///
     /// # Errors
     /// [`ResourceError`] if the run does not fit even when it is made as small as it can be.
@@ -49,6 +51,7 @@ impl MemoryPlan {
         model: &Model,
         settings: &Settings,
         compute: Compute,
+        tower: usize,
         budget: u64,
     ) -> Result<Self, ResourceError> {
         let element = compute.kind.elt_size_in_bytes();
@@ -76,7 +79,9 @@ impl MemoryPlan {
         let plan = |batch_size: usize, recompute: bool, slice: Option<usize>| {
             let (stage, batch) = widest(batch_size, slice);
             let slot_width = slot_width(model, recompute);
-            let width = model.config.hidden_size + slot_width;
+            // As if all tokens were those of images.
+            let n_deep = model.vision.as_ref().map_or(0, Vision::n_deep);
+            let width = model.config.hidden_size * (1 + n_deep) + slot_width;
             let activations = windows * settings.seq_len * width * element;
             Self {
                 batch_size,
@@ -84,7 +89,7 @@ impl MemoryPlan {
                 slice,
                 slot_width,
                 activations: activations as u64,
-                stage: stage as u64,
+                stage: stage.max(tower) as u64,
                 batch: batch as u64,
             }
         };
@@ -236,7 +241,7 @@ mod tests {
             device: Device::Cpu,
             kind: Kind::BFloat16,
         };
-        MemoryPlan::new(&model, &settings, compute, budget)
+        MemoryPlan::new(&model, &settings, compute, 0, budget)
     }
 
     #[test]

@@ -122,13 +122,19 @@ impl Plan {
             .map(|spec| crate::tensor::byte_len(spec.dtype, &spec.shape).unwrap_or(0) as u64)
             .sum();
 
+        // The rest of a model that sees is, as good as all of it, what it sees with.
+        let elements = extras.iter().filter_map(|name| checkpoint.info(name));
+        let elements = elements.map(|info| info.shape.iter().product::<usize>());
+        let tower = (model.vision.as_ref()).map_or(0, |_| {
+            elements.sum::<usize>() * compute.kind.elt_size_in_bytes()
+        });
         let budget = settings.memory.unwrap_or_else(|| {
             let free = device::memory::available_bytes().unwrap_or(u64::MAX);
             (free as f64 * MEMORY_SHARE) as u64
         });
         Ok(Self {
             outcomes: pack::check(&request),
-            memory: MemoryPlan::new(model, settings, compute, budget)?,
+            memory: MemoryPlan::new(model, settings, compute, tower, budget)?,
             specs,
             extras,
             parameters,

@@ -1,15 +1,16 @@
 //! Images of the calibration windows: what a processor writes for them, and what the model's tower makes of them.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 
 use super::activations::Activations;
-use crate::calibration::{self, Document, ImagePrompt, ImagePrompts, Images, Windows};
+use crate::calibration::{self, Document, ImagePrompt, ImagePrompts, ImageSource, Images, Windows};
 use crate::cli::settings::Settings;
 use crate::fault::InputError;
 use crate::images::{self, Processor};
-use crate::model::vision::{Image, Vision};
+use crate::model::vision::{Features, Image, LoadedVision, Vision};
 use crate::model::{Compute, Model};
 use crate::tensor;
 use crate::weights::ModelDir;
@@ -141,39 +142,60 @@ pub fn show(
         return Ok(());
     };
     let loaded = vision.load(source, compute)?;
+    // An image may be in several windows.
+    let mut order: Vec<&ImageSource> = Vec::new();
+    let mut occurrences: HashMap<&ImageSource, Vec<(usize, Vec<usize>)>> = HashMap::new();
     for (window, (ids, images)) in windows.ids.iter().zip(&windows.images).enumerate() {
         for seen in images {
-            let name = seen.source.to_string();
-            let failed = |problem: &dyn std::fmt::Display| {
-                let problem = problem.to_string();
-                InputError::new(Path::new(&name), problem, "give another image")
-            };
-            let bytes = seen.source.read().map_err(|error| failed(&error))?;
-            let decoded = images::decode(&bytes).map_err(|error| failed(&error))?;
-            let pixels = processor.pixels(&decoded).map_err(|error| failed(&error))?;
-            let image = Image {
-                pixels: tensor::from_f32(&pixels.values, &pixels.shape)?,
-                grid: pixels.grid,
-                size: pixels.size,
-            };
-            let features = loaded.features(&image).with_context(|| name.clone())?;
-            let n_features = features.embeddings.size()[0] as usize;
-            let (width, height) = decoded.dimensions();
-            let n_placeholders = Processor::prompt(processor, width, height)?.n_tokens;
-            anyhow::ensure!(
-                n_features == n_placeholders,
-                InputError::new(
-                    source.checkpoint.dir(),
-                    format!(
-                        "{name}: the tower makes {n_features} vectors of it, but the processor's files ask for \
-                         {n_placeholders} tokens"
-                    ),
-                    "use the processor_config.json and preprocessor_config.json that belong to the model",
-                )
-            );
-            let places = places(ids, vision, seen.start, seen.n_tokens);
-            activations.show(window, &places, &features)?;
+            let own = occurrences.entry(&seen.source).or_insert_with(|| {
+                order.push(&seen.source);
+                Vec::new()
+            });
+            own.push((window, places(ids, vision, seen.start, seen.n_tokens)));
+        }
+    }
+    for image in order {
+        let features = look(source, &loaded, processor, image);
+        let features = features.with_context(|| image.to_string())?;
+        for (window, places) in &occurrences[image] {
+            activations.show(*window, places, &features)?;
         }
     }
     Ok(())
+}
+
+/// What the tower makes of one image.
+fn look(
+    source: &ModelDir,
+    loaded: &LoadedVision<'_>,
+    processor: &Processor,
+    image: &ImageSource,
+) -> Result<Features> {
+    let failed = |problem: &dyn std::fmt::Display| {
+        let name = image.to_string();
+        InputError::new(Path::new(&name), problem.to_string(), "give another image")
+    };
+    let bytes = image.read().map_err(|error| failed(&error))?;
+    let decoded = images::decode(&bytes).map_err(|error| failed(&error))?;
+    let pixels = processor.pixels(&decoded).map_err(|error| failed(&error))?;
+    let features = loaded.features(&Image {
+        pixels: tensor::from_f32(&pixels.values, &pixels.shape)?,
+        grid: pixels.grid,
+        size: pixels.size,
+    })?;
+    let n_features = features.embeddings.size()[0] as usize;
+    let (width, height) = decoded.dimensions();
+    let n_placeholders = Processor::prompt(processor, width, height)?.n_tokens;
+    anyhow::ensure!(
+        n_features == n_placeholders,
+        InputError::new(
+            source.checkpoint.dir(),
+            format!(
+                "{image}: the tower makes {n_features} vectors of it, but the processor's files ask for {n_placeholders} \
+                 tokens"
+            ),
+            "use the processor_config.json and preprocessor_config.json that belong to the model",
+        )
+    );
+    Ok(features)
 }

@@ -94,7 +94,7 @@ impl TowerLayer {
     pub fn forward(
         &self,
         config: &TowerConfig,
-        x: Tensor,
+        x: &Tensor,
         places: &PatchPlaces,
         index: usize,
     ) -> Result<Tensor, Error> {
@@ -102,8 +102,8 @@ impl TowerLayer {
             None => Ok(y),
             Some(scales) => y.f_mul(&scales[which]),
         };
-        let attended = self.attend(config, &self.norms[0].forward(&x)?, places, index)?;
-        let x = scaled(attended, 0)?.f_add_(&x)?;
+        let attended = self.attend(config, &self.norms[0].forward(x)?, places, index)?;
+        let x = scaled(attended, 0)?.f_add_(x)?;
         let read = self.norms[1].forward(&x)?;
         let made = match &self.mlp[..] {
             [up, down] => down.forward(&activate(config.activation, up.forward(&read)?)?)?,

@@ -1,6 +1,6 @@
 //! What a language model sees: a tower that turns patches of an image into features, and a projector that turns these into
 //! embeddings of the language model. Both stay in float, and what differs between families is data: a row of
-//! [`towers::TOWERS`] and one of [`eyes::EYES`].
+//! `towers::TOWERS` and one of `eyes::EYES`.
 
 mod eyes;
 mod layer;
@@ -107,7 +107,7 @@ impl Vision {
             };
             return Err(vision.unsupported("model_type", &known.join(", ")));
         };
-        let tower = TowerConfig::new(row, filled(&json["vision_config"], row.defaults))?;
+        let tower = TowerConfig::new(row, &filled(&json["vision_config"], row.defaults))?;
         let (outputs, last_norm) = match eyes.selection {
             Selection::Last => (vec![tower.n_layers], true),
             Selection::Layer | Selection::LayerOrLast => {

@@ -168,7 +168,7 @@ impl PatchPlaces {
         }
     }
 
-    pub fn into_windows(&self, x: Tensor) -> Result<Tensor, Error> {
+    pub fn by_windows(&self, x: Tensor) -> Result<Tensor, Error> {
         match &self.windows {
             None => Ok(x),
             Some(windows) => Ok(x.f_index_select(1, &windows.order[0])?),

@@ -203,7 +203,7 @@ fn merge_side(tower: &TowerConfig, keys: &Keys<'_>) -> Result<usize, Error> {
 fn merged(x: &Tensor, grid: Grid, side: usize, channels_outermost: bool) -> Result<Tensor, Error> {
     let (tiles, width) = (x.size()[0], x.size()[2]);
     let (rows, columns) = (grid.rows / side, grid.columns / side);
-    if grid.rows % side != 0 || grid.columns % side != 0 {
+    if !grid.rows.is_multiple_of(side) || !grid.columns.is_multiple_of(side) {
         return Err(Error::Image(format!(
             "{} rows of {} patches are not made of squares of {side}",
             grid.rows, grid.columns

@@ -12,6 +12,7 @@ use tch::Tensor;
 
 /// A tower's numbers.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct TowerConfig {
     pub row: &'static Tower,
     /// `vision_config` with the row's defaults.
@@ -48,9 +49,9 @@ pub struct TowerConfig {
 
 impl TowerConfig {
     /// From `vision_config`, with the row's defaults filled in.
-    pub fn new(row: &'static Tower, json: Value) -> Result<Self, Error> {
+    pub fn new(row: &'static Tower, json: &Value) -> Result<Self, Error> {
         let keys = Keys {
-            json: &json,
+            json,
             path: "vision_config",
         };
         let either = |first: &'static str, second: &'static str| {
@@ -279,7 +280,7 @@ impl LoadedTower {
         if let Some(norm) = &self.first_norm {
             x = norm.forward(&x)?;
         }
-        x = places.into_windows(x)?;
+        x = places.by_windows(x)?;
         let last = wanted.iter().copied().max().unwrap_or(0);
         let mut outputs: Vec<Option<Tensor>> = wanted.iter().map(|_| None).collect();
         for index in 0..=last {
@@ -287,7 +288,7 @@ impl LoadedTower {
                 *output = Some(places.out_of_windows(&x)?);
             }
             if index < last {
-                x = self.layers[index].forward(config, x, &places, index)?;
+                x = self.layers[index].forward(config, &x, &places, index)?;
             }
         }
         let outputs = outputs
