@@ -74,6 +74,7 @@ impl Timer {
 #[derive(Default)]
 pub struct Times {
     calibration: Timer,
+    images: Timer,
     load: Timer,
     statistics: Timer,
     solve: Timer,
