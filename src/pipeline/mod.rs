@@ -303,7 +303,7 @@ fn quantize_layers(
     let mut activations = Activations::embed(model, run.source, run.compute, &ids, &plan.memory)?;
     if let Some(processor) = images {
         vram.set_stage("images");
-        (times.forward).time(|| {
+        (times.images).time(|| {
             sight::show(
                 run.source,
                 run.compute,
