@@ -34,8 +34,13 @@ pub enum Rule {
     /// Tiles in the arrangement that is nearest to the image's shape, and the whole image behind them.
     Canvas {
         tile: [u32; 2],
-        tiles: Option<[u32; 2]>,
+        /// How many there are at least and at most.
+        tiles: [u32; 2],
     },
+    /// Tiles of an image that is set, its shape kept, into the smallest arrangement of tiles that it need not be shrunk for.
+    Fitted { tile: u32, most: u32 },
+    /// Patches of an image as large as a number of squares of patches allows.
+    Budget { patch: u32, square: u32, most: u32 },
     /// One image of whole patches, no side longer than given.
     Longest { longest: [u32; 2], patch: u32 },
 }
@@ -121,6 +126,18 @@ impl Rule {
                 split,
             } => split_plan(size, *longest, *tile, *split),
             Self::Canvas { tile, tiles } => canvas(size, *tile, *tiles),
+            Self::Fitted { tile, most } => fitted(size, *tile, *most),
+            Self::Budget {
+                patch,
+                square,
+                most,
+            } => {
+                let resized = within_budget(size, patch * square, *most)?;
+                Plan {
+                    tiles: vec![Tile::whole(resized)],
+                    grid: resized.map(|side| (side / patch) as usize),
+                }
+            }
             Self::Longest { longest, patch } => {
                 let [h, w] = [0, 1].map(|side| f64::from(size[side]));
                 let ratio = (h / f64::from(longest[0])).max(w / f64::from(longest[1]));
@@ -333,10 +350,7 @@ fn split_plan([height, width]: Size, longest: u32, tile: u32, split: bool) -> Pl
     }
 }
 
-fn canvas([height, width]: Size, tile: Size, tiles: Option<[u32; 2]>) -> Plan {
-    let Some([least, most]) = tiles else {
-        return one(Tile::whole(tile));
-    };
+fn canvas([height, width]: Size, tile: Size, [least, most]: [u32; 2]) -> Plan {
     let mut arrangements = Vec::new();
     for columns in 1..=most {
         for rows in 1..=most {
@@ -377,4 +391,78 @@ fn canvas([height, width]: Size, tile: Size, tiles: Option<[u32; 2]>) -> Plan {
         tiles: made,
         grid: [rows as usize, columns as usize],
     }
+}
+
+/// Rows and columns of the arrangement of at most so many tiles that an image is least enlarged in, or least shrunk.
+fn smallest_arrangement(size: Size, tile: u32, most: u32) -> [u32; 2] {
+    let [height, width] = size.map(f64::from);
+    let arrangements =
+        (1..=most).flat_map(|rows| (1..=most / rows).map(move |columns| [rows, columns]));
+    let scale = |[rows, columns]: [u32; 2]| {
+        (f64::from(rows * tile) / height).min(f64::from(columns * tile) / width)
+    };
+    let is_better = |a: [u32; 2], b: [u32; 2]| {
+        let (a_scale, b_scale) = (scale(a), scale(b));
+        if a_scale == b_scale {
+            return a[0] * a[1] < b[0] * b[1];
+        }
+        match (a_scale >= 1.0, b_scale >= 1.0) {
+            (true, true) => a_scale < b_scale,
+            (false, false) => a_scale > b_scale,
+            (a_grows, _) => a_grows,
+        }
+    };
+    arrangements.fold(
+        [1, 1],
+        |best, next| if is_better(next, best) { next } else { best },
+    )
+}
+
+fn fitted(size: Size, tile: u32, most: u32) -> Plan {
+    let grid = smallest_arrangement(size, tile, most);
+    // No side is enlarged past a tile.
+    let target = [0, 1].map(|side| size[side].clamp(tile, grid[side] * tile));
+    let [scale_h, scale_w] = [0, 1].map(|side| f64::from(target[side]) / f64::from(size[side]));
+    let scaled =
+        |side: usize, scale: f64| ((f64::from(size[side]) * scale) as u32).clamp(1, target[side]);
+    let resized = if scale_w < scale_h {
+        [scaled(0, scale_w), target[1]]
+    } else {
+        [target[0], scaled(1, scale_h)]
+    };
+    let mut tiles = Vec::new();
+    for row in 0..grid[0] {
+        for column in 0..grid[1] {
+            tiles.push(Tile {
+                resized: vec![resized],
+                canvas: [tile, tile],
+                at: [-i64::from(row * tile), -i64::from(column * tile)],
+            });
+        }
+    }
+    Plan {
+        tiles,
+        grid: grid.map(|n| n as usize),
+    }
+}
+
+/// Sides that are multiples of `side`, the shape almost kept, the area at most `most` squares of it.
+fn within_budget(size: Size, side: u32, most: u32) -> Result<Size, Error> {
+    let [height, width] = size;
+    let (area, whole) = (f64::from(height) * f64::from(width), f64::from(side));
+    let scale = (f64::from(most) * whole * whole / area).sqrt();
+    let [rows, columns] = size.map(|length| (scale * f64::from(length) / whole).floor() as u32);
+    let [rows, columns] = match (rows, columns) {
+        (0, 0) => {
+            return Err(Error::Shape {
+                height,
+                width,
+                reason: format!("no square of {side} pixels is left of it"),
+            });
+        }
+        (0, _) => [1, (width / height).min(most)],
+        (_, 0) => [(height / width).min(most), 1],
+        whole => whole.into(),
+    };
+    Ok([rows * side, columns * side])
 }

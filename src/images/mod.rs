@@ -88,13 +88,14 @@ impl Processor {
                 json: json.clone(),
             })
         });
-        let file = own
-            .or(nested)
+        // In this order, as transformers reads them.
+        let file = nested
+            .or(own)
             .ok_or_else(|| Error::Missing(directory.to_owned()))?;
         let processor = processor.map_or(Value::Null, |file| file.json);
         let settings = Settings::new(&file, &processor)?;
         Ok(Self {
-            prompt: Prompt::new(config, &processor, &settings.rule)?,
+            prompt: Prompt::new(config, &processor, &file.json, &settings.rule)?,
             settings,
         })
     }
@@ -118,6 +119,29 @@ impl Processor {
         Ok(self.prompt.write(size, &self.settings.rule.plan(size)?))
     }
 
+    /// The shape of [`Processor::pixels`] for an image of this size.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where the processor takes no such image.
+    pub fn shape(&self, width: u32, height: u32) -> Result<Vec<usize>, Error> {
+        Ok(self.shape_of(&self.settings.rule.plan([height, width])?))
+    }
+
+    fn shape_of(&self, plan: &Plan) -> Vec<usize> {
+        let patches = |patch: u32, frames: u32| {
+            let [patch, frames] = [patch, frames].map(|side| side as usize);
+            vec![plan.grid[0] * plan.grid[1], 3 * frames * patch * patch]
+        };
+        match self.settings.rule {
+            Rule::Patches { patch, frames, .. } => patches(patch, frames),
+            Rule::Budget { patch, .. } => patches(patch, 1),
+            _ => {
+                let [height, width] = plan.tiles[0].canvas.map(|side| side as usize);
+                vec![plan.tiles.len(), 3, height, width]
+            }
+        }
+    }
+
     /// The image as the tower reads it.
     ///
     /// # Errors
@@ -127,22 +151,23 @@ impl Processor {
         let plan = self.settings.rule.plan(size)?;
         let tiles = self.tiles(image, &plan);
         let canvas = plan.tiles[0].canvas;
-        let (values, shape) = if let Rule::Patches {
-            patch,
-            square,
-            frames,
-            ..
-        } = self.settings.rule
-        {
-            let sides = [patch, square, frames].map(|side| side as usize);
-            patches(&tiles, canvas, sides)
-        } else {
-            let [height, width] = canvas.map(|side| side as usize);
-            (tiles, vec![plan.tiles.len(), 3, height, width])
+        let values = match self.settings.rule {
+            Rule::Patches {
+                patch,
+                square,
+                frames,
+                ..
+            } => patches(&tiles, canvas, [patch, square, frames]),
+            Rule::Budget { patch, .. } => {
+                let mut values = patches(&tiles, canvas, [patch, 1, 1]);
+                channels_last(&mut values, (patch * patch) as usize);
+                values
+            }
+            _ => tiles,
         };
         Ok(Pixels {
             values,
-            shape,
+            shape: self.shape_of(&plan),
             grid: plan.grid,
             size: size.map(|side| side as usize),
         })
@@ -193,11 +218,8 @@ impl Processor {
 }
 
 /// Patches of `[channels, height, width]`, squares of them after each other, each repeated for all frames.
-fn patches(
-    values: &[f32],
-    [height, width]: Size,
-    [patch, square, frames]: [usize; 3],
-) -> (Vec<f32>, Vec<usize>) {
+fn patches(values: &[f32], [height, width]: Size, sides: [u32; 3]) -> Vec<f32> {
+    let [patch, square, frames] = sides.map(|side| side as usize);
     let [height, width] = [height, width].map(|side| side as usize);
     let (rows, columns) = (height / patch, width / patch);
     let mut made = Vec::with_capacity(values.len() * frames);
@@ -217,7 +239,17 @@ fn patches(
             }
         }
     }
-    (made, vec![rows * columns, 3 * frames * patch * patch])
+    made
+}
+
+/// Patches of three channels of `area` values each, as values of three channels each.
+fn channels_last(patches: &mut [f32], area: usize) {
+    let mut made = Vec::with_capacity(3 * area);
+    for patch in patches.chunks_exact_mut(3 * area) {
+        made.clear();
+        made.extend((0..3 * area).map(|at| patch[at % 3 * area + at / 3]));
+        patch.copy_from_slice(&made);
+    }
 }
 
 /// The image in the bytes of a PNG, JPEG or WebP file, turned as its EXIF orientation says, transparent parts on white.

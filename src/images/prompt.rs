@@ -27,9 +27,12 @@ enum Form {
         more: i64,
         most: Option<u32>,
     },
-    /// So many tokens between two others.
+    /// One token, whose embedding stays: features are looked at from elsewhere.
+    Mark,
+    /// So many tokens for each tile, between two others; without a count, one for each square of patches.
     Around {
-        count: usize,
+        count: Option<usize>,
+        square: usize,
         before: String,
         after: String,
     },
@@ -46,8 +49,13 @@ pub struct Written {
 }
 
 impl Prompt {
-    /// By the model's configuration and its processor's.
-    pub fn new(config: &Value, processor: &Value, rule: &Rule) -> Result<Self, Error> {
+    /// By the model's configuration, its processor's and its image processor's.
+    pub fn new(
+        config: &Value,
+        processor: &Value,
+        image_processor: &Value,
+        rule: &Rule,
+    ) -> Result<Self, Error> {
         let model_type = config["model_type"].as_str().unwrap_or_default();
         let token = |absent: &str| {
             processor["image_token"]
@@ -71,7 +79,8 @@ impl Prompt {
                 let count = number("image_seq_length").or_else(|| number("mm_tokens_per_image"));
                 let own = config["mm_tokens_per_image"].as_u64().unwrap_or(256) as usize;
                 let form = Form::Around {
-                    count: count.unwrap_or(own),
+                    count: Some(count.unwrap_or(own)),
+                    square: 1,
                     before: format!("\n\n{around}"),
                     after: "<end_of_image>\n\n".to_owned(),
                 };
@@ -81,11 +90,32 @@ impl Prompt {
                 "<IMG_CONTEXT>",
                 "<IMG_CONTEXT>".to_owned(),
                 Form::Around {
-                    count: number("image_seq_length").unwrap_or(256),
+                    count: Some(number("image_seq_length").unwrap_or(256)),
+                    square: 1,
                     before: "<img>".to_owned(),
                     after: "</img>".to_owned(),
                 },
             ),
+            ("paligemma", Rule::Whole { .. }) => {
+                let count = image_processor["image_seq_length"].as_u64();
+                let form = Form::Around {
+                    count: Some(count.unwrap_or(256) as usize),
+                    square: 1,
+                    before: String::new(),
+                    after: String::new(),
+                };
+                ("<image>", token("<image>"), form)
+            }
+            (_, Rule::Budget { square, .. }) => {
+                let form = Form::Around {
+                    count: None,
+                    square: *square as usize,
+                    before: "<|image>".to_owned(),
+                    after: "<image|>".to_owned(),
+                };
+                ("<|image|>", "<|image|>".to_owned(), form)
+            }
+            (_, Rule::Fitted { .. }) => ("<|image|>", "<|image|>".to_owned(), Form::Mark),
             ("idefics3" | "smolvlm", _) => {
                 let count = number("image_seq_len").unwrap_or(169);
                 ("<image>", token("<image>"), Form::Places { count })
@@ -152,12 +182,18 @@ impl Prompt {
                 );
                 only((h * w + more + parts[0] * (parts[1] + 1)).max(0) as usize)
             }
+            Form::Mark => Written {
+                text: tokens(1),
+                n_tokens: 0,
+            },
             Form::Around {
                 count,
+                square,
                 before,
                 after,
             } => {
-                let n_tokens = count * plan.tiles.len();
+                let own = count.unwrap_or(rows * columns / (square * square));
+                let n_tokens = own * plan.tiles.len();
                 Written {
                     text: format!("{before}{}{after}", tokens(n_tokens)),
                     n_tokens,

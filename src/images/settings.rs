@@ -32,11 +32,14 @@ const HALF: [f64; 3] = [0.5; 3];
 const KINDS: &[&str] = &[
     "CLIPImageProcessor",
     "Gemma3ImageProcessor",
+    "Gemma4ImageProcessor",
+    "Glm46VImageProcessor",
     "Glm4vImageProcessor",
     "GotOcr2ImageProcessor",
     "Idefics3ImageProcessor",
     "LlavaNextImageProcessor",
     "LlavaOnevisionImageProcessor",
+    "MllamaImageProcessor",
     "PixtralImageProcessor",
     "Qwen2VLImageProcessor",
     "Qwen3VLImageProcessor",
@@ -61,12 +64,13 @@ impl Settings {
         let (mean, deviation) = match *kind {
             "Gemma3ImageProcessor"
             | "Idefics3ImageProcessor"
+            | "MllamaImageProcessor"
             | "SiglipImageProcessor"
             | "SmolVLMImageProcessor" => (HALF, HALF),
             _ => (CLIP_MEAN, CLIP_STD),
         };
         let filter = match *kind {
-            "Gemma3ImageProcessor" => Filter::Bilinear,
+            "Gemma3ImageProcessor" | "MllamaImageProcessor" => Filter::Bilinear,
             "Idefics3ImageProcessor" | "SmolVLMImageProcessor" => Filter::Lanczos,
             _ => Filter::Bicubic,
         };
@@ -76,16 +80,10 @@ impl Settings {
                 file.error("resample", "1 (Lanczos), 2 (bilinear) or 3 (bicubic)")
             })?,
         };
-        for (key, needed) in [
-            ("do_resize", true),
-            ("do_rescale", true),
-            ("do_pan_and_scan", false),
-        ] {
-            if file.json[key]
-                .as_bool()
-                .is_some_and(|given| given != needed)
-            {
-                return Err(file.error(key, &needed.to_string()));
+        // Gemma 3's processor keeps `do_pan_and_scan` off, whatever this file says.
+        for key in ["do_resize", "do_rescale"] {
+            if file.json[key] == false {
+                return Err(file.error(key, "true"));
             }
         }
         let factor = file.json["rescale_factor"].as_f64().unwrap_or(1.0 / 255.0);
@@ -93,7 +91,8 @@ impl Settings {
             let numbers = file.triple(key)?.unwrap_or(absent);
             Ok(numbers.map(|number| (number / factor) as f32))
         };
-        let (mean, deviation) = if file.json["do_normalize"] == false {
+        let is_normalized = file.json["do_normalize"].as_bool();
+        let (mean, deviation) = if !is_normalized.unwrap_or(*kind != "Gemma4ImageProcessor") {
             ([0.0; 3], [(1.0 / factor) as f32; 3])
         } else {
             (scaled("image_mean", mean)?, scaled("image_std", deviation)?)
@@ -109,9 +108,19 @@ impl Settings {
 
 fn rule(file: &File, kind: &str, processor: &Value) -> Result<Rule, Error> {
     let size = &file.json["size"];
+    // Two kinds have areas there.
+    let is_area = kind.starts_with("Qwen") || kind.starts_with("Glm");
+    let sides = if is_area {
+        Sides::default()
+    } else {
+        file.sides("size")?
+    };
     Ok(match kind {
-        "Qwen2VLImageProcessor" | "Qwen3VLImageProcessor" | "Glm4vImageProcessor" => {
-            let is_glm = kind == "Glm4vImageProcessor";
+        "Qwen2VLImageProcessor"
+        | "Qwen3VLImageProcessor"
+        | "Glm4vImageProcessor"
+        | "Glm46VImageProcessor" => {
+            let is_glm = kind.starts_with("Glm");
             let bounds: [(&str, &str, u32); 2] = if is_glm {
                 [
                     ("shortest_edge", "", 112 * 112),
@@ -142,14 +151,14 @@ fn rule(file: &File, kind: &str, processor: &Value) -> Result<Rule, Error> {
             }
         }
         "LlavaNextImageProcessor" | "LlavaOnevisionImageProcessor" => {
-            let own = (square(&file.json["crop_size"])
-                .filter(|_| file.json["do_center_crop"] != false))
-            .or_else(|| square(size))
-            .unwrap_or(if kind == "LlavaNextImageProcessor" {
-                [224; 2]
+            let is_cut = file.json["do_center_crop"] != false;
+            let cut = file.sides("crop_size")?.both().filter(|_| is_cut);
+            let absent = if kind == "LlavaNextImageProcessor" {
+                224
             } else {
-                [384; 2]
-            });
+                384
+            };
+            let own = cut.or_else(|| sides.any()).unwrap_or([absent; 2]);
             let pinpoints = file.json["image_grid_pinpoints"].as_array();
             let pinpoints = pinpoints.map(|list| list.iter().map(pair).collect::<Option<Vec<_>>>());
             let resolutions = pinpoints.flatten().ok_or_else(|| {
@@ -160,68 +169,95 @@ fn rule(file: &File, kind: &str, processor: &Value) -> Result<Rule, Error> {
                 resolutions,
             }
         }
-        "Idefics3ImageProcessor" | "SmolVLMImageProcessor" => {
-            let edge = |value: &Value| whole(value.get("longest_edge")?);
-            Rule::Split {
-                longest: edge(size).unwrap_or(4 * 364),
-                tile: edge(&file.json["max_image_size"]).unwrap_or(364),
-                split: file.json["do_image_splitting"] != false,
-            }
-        }
+        "Idefics3ImageProcessor" | "SmolVLMImageProcessor" => Rule::Split {
+            longest: sides.longest.unwrap_or(4 * 364),
+            tile: file.sides("max_image_size")?.longest.unwrap_or(364),
+            split: file.json["do_image_splitting"] != false,
+        },
         "GotOcr2ImageProcessor" => Rule::Canvas {
-            tile: square(size).unwrap_or([384; 2]),
-            tiles: if file.json["crop_to_patches"] == true {
-                Some([
-                    file.count("min_patches", 1)?,
-                    file.count("max_patches", 12)?,
-                ])
-            } else {
-                None
+            tile: sides.both().unwrap_or([384; 2]),
+            // InternVL's processor asks for tiles, whatever `crop_to_patches` is in this file.
+            tiles: [
+                file.count("min_patches", 1)?,
+                file.count("max_patches", 12)?,
+            ],
+        },
+        "MllamaImageProcessor" => Rule::Fitted {
+            tile: match sides.both().unwrap_or([224; 2]) {
+                [height, width] if height == width => height,
+                _ => return Err(file.error("size", "as high as wide")),
             },
+            most: file.count("max_image_tiles", 4)?,
+        },
+        "Gemma4ImageProcessor" => Rule::Budget {
+            patch: file.count("patch_size", 16)?,
+            square: file.count("pooling_kernel_size", 3)?,
+            most: file.count("max_soft_tokens", 280)?,
         },
         "PixtralImageProcessor" => {
-            let patch = (whole(&processor["patch_size"]))
-                .or_else(|| square(&file.json["patch_size"]).map(|size| size[0]))
-                .unwrap_or(16);
+            let own = file.sides("patch_size")?.both().map(|size| size[0]);
+            let patch = whole(&processor["patch_size"]).or(own).unwrap_or(16);
             let merge = whole(&processor["spatial_merge_size"]).unwrap_or(1);
-            let longest = size
-                .get("longest_edge")
-                .and_then(whole)
-                .map(|edge| [edge; 2]);
+            let longest = sides.longest.map(|edge| [edge; 2]);
             Rule::Longest {
-                longest: longest.or_else(|| square(size)).unwrap_or([1024; 2]),
+                longest: longest.or(sides.both()).unwrap_or([1024; 2]),
                 patch: patch * merge,
             }
         }
         _ => {
-            let resized = match (size.get("shortest_edge").and_then(whole), square(size)) {
+            let is_clip = kind == "CLIPImageProcessor";
+            // One number is the shorter edge, but for Gemma 3, where it is both sides.
+            let number = sides.number.filter(|_| kind != "Gemma3ImageProcessor");
+            let resized = match (sides.shortest.or(number), sides.both()) {
                 (Some(edge), _) => Resized::ShortestEdge(edge),
                 (None, Some(size)) => Resized::Exactly(size),
-                (None, None) if kind == "CLIPImageProcessor" => Resized::ShortestEdge(224),
+                (None, None) if is_clip => Resized::ShortestEdge(224),
                 (None, None) => Resized::Exactly([224; 2]),
             };
-            let is_cut = match file.json["do_center_crop"].as_bool() {
-                Some(cut) => cut,
-                None => kind == "CLIPImageProcessor",
-            };
+            let is_cut = file.json["do_center_crop"].as_bool().unwrap_or(is_clip);
+            let cut = file.sides("crop_size")?.any().unwrap_or([224; 2]);
             Rule::Whole {
                 resized,
-                cropped: is_cut.then(|| square(&file.json["crop_size"]).unwrap_or([224; 2])),
+                cropped: is_cut.then_some(cut),
             }
         }
     })
 }
 
-fn whole(value: &Value) -> Option<u32> {
-    value.as_u64()?.try_into().ok().filter(|&number| number > 0)
+/// What a key says of an image's sides.
+#[derive(Default)]
+struct Sides {
+    /// A number alone.
+    number: Option<u32>,
+    /// Height and width.
+    exact: Option<Size>,
+    shortest: Option<u32>,
+    longest: Option<u32>,
 }
 
-/// Height and width, or one number for both.
-fn square(value: &Value) -> Option<Size> {
-    if let Some(side) = whole(value).or_else(|| whole(value.get("shortest_edge")?)) {
-        return Some([side; 2]);
+impl Sides {
+    /// Height and width; a number is both.
+    fn both(&self) -> Option<Size> {
+        self.exact.or(self.number.map(|side| [side; 2]))
     }
-    Some([whole(value.get("height")?)?, whole(value.get("width")?)?])
+
+    /// The same, or the shorter edge as both.
+    fn any(&self) -> Option<Size> {
+        self.both().or(self.shortest.map(|side| [side; 2]))
+    }
+}
+
+/// No patch, tile or count of them is larger; what is computed of a few of them stays far within 64 bits.
+const LARGEST: u64 = 1 << 14;
+const COUNT: &str = "a number from 1 to 16384";
+const SIDES: &str =
+    "a number from 1 to 16384, or height and width, shortest_edge or longest_edge as such";
+
+fn whole(value: &Value) -> Option<u32> {
+    let number = value
+        .as_u64()
+        .filter(|number| (1..=LARGEST).contains(number));
+    number.map(|number| number as u32)
 }
 
 fn pair(value: &Value) -> Option<Size> {
@@ -264,8 +300,40 @@ impl File {
     fn count(&self, key: &str, absent: u32) -> Result<u32, Error> {
         match self.json.get(key).filter(|value| !value.is_null()) {
             None => Ok(absent),
-            Some(value) => whole(value).ok_or_else(|| self.error(key, "a number above 0")),
+            Some(value) => whole(value).ok_or_else(|| self.error(key, COUNT)),
         }
+    }
+
+    fn sides(&self, key: &str) -> Result<Sides, Error> {
+        let value = &self.json[key];
+        if value.is_null() {
+            return Ok(Sides::default());
+        }
+        if !value.is_object() {
+            let number = Some(whole(value).ok_or_else(|| self.error(key, SIDES))?);
+            return Ok(Sides {
+                number,
+                ..Sides::default()
+            });
+        }
+        let side = |name: &str| match value.get(name).filter(|value| !value.is_null()) {
+            None => Ok(None),
+            Some(value) => whole(value).map(Some).ok_or_else(|| self.error(key, SIDES)),
+        };
+        let sides = Sides {
+            number: None,
+            exact: side("height")?.zip(side("width")?).map(Size::from),
+            shortest: side("shortest_edge")?,
+            longest: side("longest_edge")?,
+        };
+        if sides
+            .any()
+            .or(sides.longest.map(|edge| [edge; 2]))
+            .is_none()
+        {
+            return Err(self.error(key, SIDES));
+        }
+        Ok(sides)
     }
 
     fn triple(&self, key: &str) -> Result<Option<[f64; 3]>, Error> {

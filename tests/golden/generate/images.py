@@ -4,22 +4,38 @@
 
 Made with Python 3.11, torch 2.13.0 (CPU), torchvision 0.28.0, pillow 12.3.0, transformers 5.23.0.
 """
+import io
 import json
+import pathlib
 import re
 import tempfile
 
 import numpy as np
-import torch
+import PIL.Image
+import PIL.ImageOps
 import transformers
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
+from transformers.image_transforms import convert_to_rgb
 
+import cases_images
 import logits
 
 # Width and height.
 SIZES = [(9, 5), (37, 53), (300, 200), (640, 480), (150, 700), (1400, 900)]
+# Of these only the shapes and the texts.
+MORE_SIZES = [(1, 1), (3, 150), (401, 3), (100, 100), (224, 224), (333, 500), (500, 333), (97, 640), (672, 336), (800, 601)]
+# Tokens that a processor has under another name than the tokens below.
+QWEN, GLM = {"image_token": "<|image_pad|>"}, {"image_token": "<|image|>"}
+OWN_TOKENS = {
+    "Qwen2VLProcessor": QWEN, "Qwen2_5_VLProcessor": QWEN, "Qwen3VLProcessor": QWEN, "Glm4vProcessor": GLM, "Glm46VProcessor": GLM,
+    "Gemma3Processor": {"image_token": "<image_soft_token>"}, "MllamaProcessor": GLM,
+    "Gemma4Processor": GLM | {
+        "boi_token": "<|image>", "eoi_token": "<image|>", "audio_token": "<|audio|>", "boa_token": "<|audio>", "eoa_token": "<audio|>"},
+}
+BEGIN = "<s>"
 # At most so many values of an image are kept.
 KEPT = 96
 TOKENS = {
@@ -72,7 +88,8 @@ CASES = {
         "internvl", "InternVLProcessor", "GotOcr2ImageProcessor",
         {"size": {"height": 112, "width": 112}, "crop_to_patches": True, "min_patches": 1, "max_patches": 6},
         {"image_seq_length": 16}, {}),
-    "internvl_whole": (
+    # Its processor cuts, whatever its image processor says.
+    "internvl_default": (
         "internvl", "InternVLProcessor", "GotOcr2ImageProcessor", {"size": {"height": 112, "width": 112}},
         {"image_seq_length": 16}, {}),
     "pixtral": (
@@ -80,6 +97,12 @@ CASES = {
     "mistral3": (
         "mistral3", "PixtralProcessor", "PixtralImageProcessor", {"size": {"longest_edge": 308}, "patch_size": 14},
         {"patch_size": 14, "spatial_merge_size": 2}, {}),
+    "paligemma": (
+        "paligemma", "PaliGemmaProcessor", "SiglipImageProcessor",
+        {"size": {"height": 112, "width": 112}, "image_seq_length": 64}, {}, {}),
+    "mllama": (
+        "mllama", "MllamaProcessor", "MllamaImageProcessor", {"size": {"height": 112, "width": 112}, "max_image_tiles": 4}, {}, {}),
+    "gemma4": ("gemma4", "Gemma4Processor", "Gemma4ImageProcessor", {"max_soft_tokens": 70}, {}, {}),
 }
 
 
@@ -91,27 +114,44 @@ def picture(width, height):
     return np.stack(channels, -1).astype(np.uint8)
 
 
-def tokenizer():
-    words = {word: i for i, word in enumerate(["<unk>", "<image_soft_token>", "[IMG]", "[IMG_BREAK]", "[IMG_END]", *TOKENS.values()])}
+class Recorder(PreTrainedTokenizerFast):
+    """A tokenizer that knows the tokens, and keeps the text that it was given."""
+
+    def __call__(self, text, *args, **kwargs):
+        self.seen = text
+        return super().__call__(text, *args, **kwargs)
+
+
+def tokenizer(extra):
+    words = {word: i for i, word in enumerate(
+        ["<unk>", BEGIN, "<image_soft_token>", "[IMG]", "[IMG_BREAK]", "[IMG_END]", *TOKENS.values(), *extra])}
     inner = Tokenizer(WordLevel(words, "<unk>"))
-    return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", extra_special_tokens=TOKENS)
+    made = Recorder(tokenizer_object=inner, unk_token="<unk>", pad_token="<unk>", bos_token=BEGIN, extra_special_tokens=TOKENS)
+    made.add_tokens([word for word in words if word != "<unk>"], special_tokens=True)
+    return made
 
 
-def processor_of(name, class_name, image_class, settings, more):
+def processor_of(class_name, image_processor, more):
     """A processor with a tokenizer that knows its tokens."""
-    tokens = tokenizer()
-    for key, token in {"qwen": "<|image_pad|>", "glm4v": "<|image|>", "gemma3": "<image_soft_token>"}.items():
-        if name.startswith(key):
-            tokens.image_token = token
-            tokens.add_tokens([token], special_tokens=True)
-    image_processor = getattr(transformers, image_class)(**settings)
+    own = OWN_TOKENS.get(class_name, {})
+    tokens = tokenizer(own.values())
+    for key, token in own.items():
+        setattr(tokens, key, token)
     processor_class = getattr(transformers, class_name)
     arguments = {"image_processor": image_processor, "tokenizer": tokens} | more
-    if "video_processor" in processor_class.__init__.__code__.co_varnames:
-        arguments["video_processor"] = None
-    # A video processor is of no use here.
+    # What reads videos and sounds is of no use here.
+    for key in ["video_processor", "feature_extractor"]:
+        if key in processor_class.__init__.__code__.co_varnames:
+            arguments[key] = None
     processor_class.check_argument_for_proper_class = lambda self, name, argument: type(argument)
-    return processor_class(**arguments), image_processor
+    return processor_class(**arguments)
+
+
+def opened(image_class, file):
+    """The image processor that the text of a preprocessor_config.json stands for."""
+    with tempfile.TemporaryDirectory() as folder:
+        (pathlib.Path(folder) / "preprocessor_config.json").write_text(file)
+        return getattr(transformers, image_class).from_pretrained(folder)
 
 
 def short(text, token):
@@ -119,30 +159,94 @@ def short(text, token):
     return re.sub(f"(?:{re.escape(token)})+", lambda run: f"[{len(run[0]) // len(token)}]", text)
 
 
+def prepared(processor, placeholder, width, height):
+    """The text in the placeholder's place, and what the tower reads."""
+    image = PIL.Image.fromarray(picture(width, height))
+    nested = type(processor).__name__ == "Idefics3Processor"
+    inputs = processor(text=[placeholder], images=[[image]] if nested else [image], return_tensors="pt")
+    values = inputs["pixel_values"].float().numpy()
+    # Without the numbers of samples and of images, where there are any, and without the padding behind patches and tiles.
+    if "image_position_ids" in inputs:
+        values = values[0][inputs["image_position_ids"][0, :, 0].numpy() >= 0]
+    elif "aspect_ratio_mask" in inputs:
+        values = values[0, 0][: int(inputs["aspect_ratio_mask"].sum())]
+    elif values.ndim == 5:
+        values = values[0]
+    seen = processor.tokenizer.seen
+    seen = seen if isinstance(seen, str) else seen[0]
+    # Two processors say where the text begins.
+    return seen.removesuffix("\n" * seen.endswith(f"{BEGIN}\n")).removesuffix(BEGIN), values
+
+
+def cases():
+    """All cases: name, model type, processor, what the model's directory holds."""
+    for name, (model_type, class_name, image_class, settings, more, config) in CASES.items():
+        image_processor = getattr(transformers, image_class)(**settings)
+        saved = json.loads(image_processor.to_json_string()) | {"image_processor_type": image_class}
+        # As transformers 5 writes it: one file, in which the other is nested.
+        files = {"config.json": {"model_type": model_type} | config, "processor_config.json": more | {"image_processor": saved}}
+        yield name, processor_of(class_name, image_processor, more), files
+    for name, (model_type, class_name, settings, more, config) in cases_images.PUBLISHED.items():
+        named = settings.get("image_processor_type") or settings["feature_extractor_type"]
+        bare = named.removesuffix("Fast").replace("FeatureExtractor", "ImageProcessor")
+        processor = processor_of(class_name, opened(bare, json.dumps(settings)), more)
+        files = {"config.json": {"model_type": model_type} | config, "preprocessor_config.json": settings}
+        yield name, processor, files | ({"processor_config.json": more} if more else {})
+
+
+def encoded_files():
+    """Images of all kinds as files."""
+    width, height = 21, 13
+    colors = PIL.Image.fromarray(picture(width, height))
+    alpha = PIL.Image.fromarray(picture(width, height)[:, :, 2])
+    transparent = colors.copy()
+    transparent.putalpha(alpha)
+    grey = colors.convert("L")
+    palette = colors.quantize(16)
+    turned = PIL.Image.Exif()
+    turned[0x0112] = 6
+    smooth = colors.resize((40, 24), PIL.Image.Resampling.BICUBIC)
+    kinds = {
+        "colors.png": (colors, {}), "transparent.png": (transparent, {}), "grey.png": (grey, {}),
+        "grey_transparent.png": (transparent.convert("LA"), {}), "palette.png": (palette, {}),
+        "palette_transparent.png": (palette, {"transparency": 3}), "black_white.png": (grey.convert("1"), {}),
+        "turned.png": (colors, {"exif": turned}), "lossless.webp": (transparent, {"lossless": True, "exact": True}),
+        "lossy.webp": (smooth, {"quality": 90}), "full.jpg": (smooth, {"quality": 95, "subsampling": 0}),
+        "halved_turned.jpg": (smooth, {"quality": 90, "exif": turned}), "grey.jpg": (smooth.convert("L"), {"quality": 90}),
+        "progressive.jpg": (smooth, {"quality": 90, "progressive": True}),
+    }
+    made = {}
+    for name, (image, options) in kinds.items():
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG" if name.endswith("jpg") else name.split(".")[1].upper(), **options)
+        made[name] = buffer.getvalue()
+    return made
+
+
 def main():
     made, about = {}, {}
-    for name, (model_type, class_name, image_class, settings, more, config) in CASES.items():
-        processor, image_processor = processor_of(name, class_name, image_class, settings, more)
-        token = "<image_soft_token>" if model_type == "gemma3" else processor.image_token
-        saved = json.loads(image_processor.to_json_string())
-        saved["image_processor_type"] = image_class
-        sizes = []
+    for name, processor, files in cases():
+        is_gemma = files["config.json"]["model_type"] == "gemma3"
+        token = "<image_soft_token>" if is_gemma else processor.image_token
+        placeholder = processor.boi_token if is_gemma else token
+        images = []
         for width, height in SIZES:
-            image = picture(width, height)
-            nested = class_name == "Idefics3Processor"
-            inputs, texts = processor._process_images(
-                [[image]] if nested else [image], return_tensors="pt", **{"return_row_col_info": True} if nested else {})
-            values = inputs["pixel_values"].float().numpy()
-            # Without the number of samples, where there is one.
-            values = values[0] if values.ndim == 5 else values
-            text = texts[0][0] if isinstance(texts[0], list) else texts[0]
+            text, values = prepared(processor, placeholder, width, height)
             step = max(1, values.size // KEPT)
             made[f"{name} {width} {height}"] = values.reshape(-1)[::step].copy()
-            sizes.append({"size": [width, height], "shape": values.shape, "step": step, "text": short(text, token)})
-        about[name] = json.dumps({
-            "config": {"model_type": model_type} | config, "processor": more, "preprocessor": saved, "token": token,
-            "images": sizes})
-        print(name, [image["shape"] for image in sizes])
+            squares = float(np.mean(values.astype(np.float64) ** 2))
+            images.append({
+                "size": [width, height], "shape": values.shape, "step": step, "text": short(text, token), "mean_square": squares})
+        texts = []
+        for width, height in MORE_SIZES:
+            text, values = prepared(processor, placeholder, width, height)
+            texts.append({"size": [width, height], "shape": values.shape, "text": short(text, token)})
+        about[name] = json.dumps({"files": files, "token": token, "placeholder": placeholder, "images": images, "texts": texts})
+        print(name, [image["shape"] for image in images], flush=True)
+    for name, encoded in encoded_files().items():
+        made[f"file {name}"] = np.frombuffer(encoded, np.uint8)
+        image = PIL.ImageOps.exif_transpose(PIL.Image.open(io.BytesIO(encoded)))
+        made[f"decoded {name}"] = convert_to_rgb(image, return_numpy=True)
     save_file(made, logits.OUT / "images.safetensors", about)
 
 
