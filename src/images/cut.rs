@@ -403,7 +403,7 @@ fn smallest_arrangement(size: Size, tile: u32, most: u32) -> [u32; 2] {
     };
     let is_better = |a: [u32; 2], b: [u32; 2]| {
         let (a_scale, b_scale) = (scale(a), scale(b));
-        if a_scale == b_scale {
+        if a_scale.total_cmp(&b_scale).is_eq() {
             return a[0] * a[1] < b[0] * b[1];
         }
         match (a_scale >= 1.0, b_scale >= 1.0) {

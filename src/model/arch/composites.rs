@@ -385,7 +385,7 @@ mod tests {
             },
         });
         let model = Model::from_config(&config).unwrap();
-        assert_eq!((model.blind, model.model_type()), (None, "qwen2_vl"));
+        assert_eq!((&model.blind, model.model_type()), (&None, "qwen2_vl"));
         assert!(model.config.tie_word_embeddings && model.vision.is_some());
         let axes = &model.config.ropes[0].axes;
         assert_eq!(
