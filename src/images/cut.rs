@@ -401,21 +401,16 @@ fn smallest_arrangement(size: Size, tile: u32, most: u32) -> [u32; 2] {
     let scale = |[rows, columns]: [u32; 2]| {
         (f64::from(rows * tile) / height).min(f64::from(columns * tile) / width)
     };
-    let is_better = |a: [u32; 2], b: [u32; 2]| {
+    let order = |&a: &[u32; 2], &b: &[u32; 2]| {
         let (a_scale, b_scale) = (scale(a), scale(b));
-        if a_scale.total_cmp(&b_scale).is_eq() {
-            return a[0] * a[1] < b[0] * b[1];
-        }
-        match (a_scale >= 1.0, b_scale >= 1.0) {
-            (true, true) => a_scale < b_scale,
-            (false, false) => a_scale > b_scale,
-            (a_grows, _) => a_grows,
-        }
+        let by_scale = match (a_scale >= 1.0, b_scale >= 1.0) {
+            (true, true) => a_scale.total_cmp(&b_scale),
+            (false, false) => b_scale.total_cmp(&a_scale),
+            (a_grows, b_grows) => b_grows.cmp(&a_grows),
+        };
+        by_scale.then((a[0] * a[1]).cmp(&(b[0] * b[1])))
     };
-    arrangements.fold(
-        [1, 1],
-        |best, next| if is_better(next, best) { next } else { best },
-    )
+    arrangements.min_by(order).unwrap_or([1, 1])
 }
 
 fn fitted(size: Size, tile: u32, most: u32) -> Plan {

@@ -92,7 +92,8 @@ impl Settings {
             Ok(numbers.map(|number| (number / factor) as f32))
         };
         let is_normalized = file.json["do_normalize"].as_bool();
-        let (mean, deviation) = if is_normalized.unwrap_or(*kind != "Gemma4ImageProcessor") {
+        let is_normalized = is_normalized.unwrap_or(*kind != "Gemma4ImageProcessor");
+        let (mean, deviation) = if is_normalized {
             (scaled("image_mean", mean)?, scaled("image_std", deviation)?)
         } else {
             ([0.0; 3], [(1.0 / factor) as f32; 3])
