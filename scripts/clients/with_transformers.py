@@ -7,7 +7,8 @@ import os
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import AutoTokenizer
 
 import windows
 
@@ -16,8 +17,12 @@ import windows
 def main():
     args = windows.parse_arguments(__doc__)
     # bfloat16, because the 4-bit kernel takes 70 times as long with the file's own float16.
-    model = AutoModelForCausalLM.from_pretrained(args.directory, device_map="cpu", dtype=torch.bfloat16).eval()
-    kinds = collections.Counter(type(module).__name__ for name, module in model.named_modules() if name.endswith("_proj"))
+    sees = type(AutoConfig.from_pretrained(args.directory)) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    auto = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+    model, loading = auto.from_pretrained(args.directory, device_map="cpu", dtype=torch.bfloat16, output_loading_info=True)
+    wrong = {key: loading[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if loading[key]}
+    assert not wrong, wrong
+    kinds = collections.Counter(type(module).__name__ for module in model.eval().modules() if "Linear" in type(module).__name__)
     nll, n_tokens = 0.0, 0
     for ids in windows.token_windows(args.directory, args.text, args.windows, args.seq_len):
         ids = torch.tensor([ids])

@@ -237,6 +237,11 @@ impl Model {
         layout::renamed(&self.renamed, name).unwrap_or_else(|| name.to_owned())
     }
 
+    /// What the names begin with where the model is a part of another, such as `model.language_model.`.
+    pub fn inside(&self) -> Option<String> {
+        self.composite.map(|_| self.stored_name("model."))
+    }
+
     /// The embedding, the norms outside the layers, and the head where it is not tied.
     pub fn outer_tensors(&self) -> Vec<(String, Vec<usize>)> {
         let (arch, config) = (self.arch, &self.config);

@@ -6,6 +6,7 @@
 use serde_json::{Map, Value, json};
 
 use super::fields::{Fields, group_size_number, inside_model_config};
+use super::float::Float;
 use super::{Error, Format};
 use crate::quant::Scheme;
 
@@ -16,10 +17,7 @@ pub struct Description<'a> {
     pub scheme: Scheme,
     /// How GPTQ chose the codes, if it did. AWQ's configuration has no place for it.
     pub gptq: Option<GptqDetails>,
-    /// Full names of the linear layers in decoder blocks that stay in float, such as routers.
-    pub dense_linears: &'a [String],
-    /// Those of them that readers expect to be quantized.
-    pub dense_projections: &'a [String],
+    pub float: Float<'a>,
     /// Full name of the output head, which stays in float too.
     pub head: &'a str,
     /// Names inside a block of the linear layers that are quantized (`self_attn.q_proj`). GPTQ readers convert every
@@ -27,7 +25,17 @@ pub struct Description<'a> {
     pub quantized_in_block: &'a [String],
     /// Names inside a block that vLLM has for some of these, as the family's entry says.
     pub named_by_vllm: &'a [&'a str],
+    /// Where the blocks are (`model.text_model.layers`), in a model with more than a decoder.
+    pub blocks: Option<&'a str>,
 }
+
+/// How files name the blocks that transformers finds with GPTQ by itself (optimum 2.3, `gptq/constants.py`), by other names in
+/// its memory.
+const FOUND: &[&str] = &[
+    "model.layers",
+    "model.language_model.layers",
+    "language_model.model.layers",
+];
 
 /// The settings of the GPTQ solver, recorded for people; `desc_act` alone matters to a loader.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -55,8 +63,8 @@ impl Description<'_> {
     fn awq(&self) -> Value {
         // An explicit list: null has vLLM look into the files for what is quantized, and that search takes a name for
         // every other that contains it.
-        let head = self.head.to_owned();
-        let dense: Vec<&String> = self.dense_linears.iter().chain([&head]).collect();
+        let mut dense = self.float.names();
+        dense.push(self.head.to_owned());
         let mut config = json!({
             "quant_method": "awq",
             "bits": self.scheme.bits,
@@ -67,8 +75,8 @@ impl Description<'_> {
             "modules_to_not_convert": dense,
         });
         // GPTQModel does not read that list: with AWQ too it goes by its own one of a family's linears, and by these.
-        if !self.dense_projections.is_empty() {
-            config["dynamic"] = skip_rules(self.dense_projections);
+        if !self.float.projections.is_empty() {
+            config["dynamic"] = self.float.projection_rules();
         }
         config
     }
@@ -86,7 +94,7 @@ impl Description<'_> {
             "sym": self.scheme.symmetric,
             "lm_head": false,
             "pack_dtype": "int32",
-            "dynamic": skip_rules(self.dense_linears),
+            "dynamic": self.float.rules(),
             "true_sequential": true,
             "meta": {
                 "quantizer": [concat!("nibble:", env!("CARGO_PKG_VERSION"))],
@@ -101,27 +109,16 @@ impl Description<'_> {
             config["meta"]["static_groups"] = json!(details.static_groups);
             config["meta"]["act_group_aware"] = json!(details.act_group_aware && !details.desc_act);
         }
-        if !self.dense_linears.is_empty() || !self.named_by_vllm.is_empty() {
+        if !self.float.is_empty() || !self.named_by_vllm.is_empty() {
             let stored = self.quantized_in_block.iter().map(String::as_str);
             let names: Vec<&str> = stored.chain(self.named_by_vllm.iter().copied()).collect();
             config["modules_in_block_to_quantize"] = json!([names]);
         }
+        if let Some(blocks) = self.blocks.filter(|blocks| !FOUND.contains(blocks)) {
+            config["block_name_to_quantize"] = json!(blocks);
+        }
         config
     }
-}
-
-/// One rule for each linear that stays in float: a regular expression on its full name, whose first part vLLM leaves out of what
-/// sees and hears.
-fn skip_rules(linears: &[String]) -> Value {
-    let rules = linears.iter().map(|name| {
-        let (first, rest) = match name.strip_prefix("model.") {
-            Some(rest) => (r"(model\.)?", rest),
-            None => ("", &name[..]),
-        };
-        let rest = rest.replace('.', r"\.");
-        (format!("-:^{first}{rest}$"), json!({}))
-    });
-    Value::Object(rules.collect())
 }
 
 /// `config` for the quantized model: every key in its place, `quantization_config` set, and the dtype float16, in which
@@ -242,11 +239,11 @@ mod tests {
                 min_zero_point: format.min_zero_point(symmetric),
             },
             gptq: None,
-            dense_linears: &[],
-            dense_projections: &[],
+            float: Float::default(),
             head: "lm_head",
             quantized_in_block: &[],
             named_by_vllm: &[],
+            blocks: None,
         }
     }
 
@@ -307,8 +304,10 @@ mod tests {
         let quantized = ["self_attn.q_proj".to_owned()];
         let describe = |format| {
             Description {
-                dense_linears: &dense,
-                head: "lm_head",
+                float: Float {
+                    linears: &dense,
+                    ..Float::default()
+                },
                 quantized_in_block: &quantized,
                 ..description(format, 4, true)
             }
@@ -330,7 +329,11 @@ mod tests {
         // A router is in no reader's list of what is quantized; a projection is, and AWQ's list is not GPTQModel's.
         assert_eq!(describe(Format::AwqGemm)["dynamic"], Value::Null);
         let projections = Description {
-            dense_projections: &dense,
+            float: Float {
+                linears: &dense,
+                projections: &dense,
+                ..Float::default()
+            },
             ..description(Format::AwqGemm, 4, false)
         };
         assert_eq!(

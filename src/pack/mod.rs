@@ -11,6 +11,7 @@ mod bits;
 mod config;
 mod families;
 mod fields;
+mod float;
 mod gptq;
 mod loaders;
 mod replay;
@@ -23,6 +24,7 @@ use crate::quant::{QuantizedLinear, Scheme};
 
 pub use config::{Description, GptqDetails, QuantizedFormat, edit_config};
 pub use families::{FAMILIES, Family};
+pub use float::{Float, Outside};
 pub use replay::Replay;
 pub use rules::{Request, RuleOutcome, Verdict, check, refuse, render};
 

@@ -83,6 +83,7 @@ const FIXED: &[(Names, &str, &str)] = &[
 const HARMLESS: &[&str] = &[
     "backend",
     "batch_size",
+    "block_name_to_quantize",
     "cache_block_outputs",
     "damp_auto_increment",
     "dataset",

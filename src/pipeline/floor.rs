@@ -125,7 +125,8 @@ impl Work {
     ) -> Vec<Phase> {
         let [read, statistics, solving, forward, write] = self.ideal_seconds(rates);
         let mut phases = [
-            ("calibration text", &times.calibration, 0.0, 0.0),
+            ("calibration data", &times.calibration, 0.0, 0.0),
+            ("images", &times.images, 0.0, 0.0),
             ("reading weights", &times.load, 0.0, read),
             ("statistics", &times.statistics, self.statistics, statistics),
             ("solving", &times.solve, self.solving, solving),

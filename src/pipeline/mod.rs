@@ -34,7 +34,7 @@ use crate::device::vram::VramMonitor;
 use crate::fault::InputError;
 use crate::images::Processor;
 use crate::model::{Compute, LayerPlan};
-use crate::pack::{self, Description, Family, GptqDetails, Verdict};
+use crate::pack::{self, Description, Family, Float, GptqDetails, Outside, Verdict};
 use crate::quant::GroupSize;
 use crate::quant::gptq::ActOrder;
 use crate::report::progress::Progress;
@@ -74,6 +74,7 @@ impl Timer {
 #[derive(Default)]
 pub struct Times {
     calibration: Timer,
+    images: Timer,
     load: Timer,
     statistics: Timer,
     solve: Timer,
@@ -302,7 +303,7 @@ fn quantize_layers(
     let mut activations = Activations::embed(model, run.source, run.compute, &ids, &plan.memory)?;
     if let Some(processor) = images {
         vram.set_stage("images");
-        (times.forward).time(|| {
+        (times.images).time(|| {
             sight::show(
                 run.source,
                 run.compute,
@@ -374,25 +375,23 @@ fn write_config(writer: &Writer, source: &ModelDir, settings: &Settings) -> Resu
         static_groups: gptq.act_order == ActOrder::Static,
         act_group_aware: gptq.act_order == ActOrder::GroupAware,
     });
-    let layers = &source.model.layers;
+    let model = &source.model;
+    let layers = &model.layers;
     let dense = || layers.iter().flat_map(LayerPlan::dense);
     let projections = dense().filter(|linear| linear.is_projection());
     let projections: Vec<String> = projections.map(|linear| linear.name.clone()).collect();
     let mut dense: Vec<String> = dense().map(|linear| linear.name.clone()).collect();
-    dense.extend(unused_linears(source));
-    let layer_input = source.model.config.layer_input;
-    if let Some(row) = source
-        .model
-        .arch
-        .layer_input
-        .filter(|_| layer_input.is_some())
-    {
-        dense.push(source.model.stored_name(row.model_projection));
+    let outside = outside_decoder(source);
+    dense.extend(outside.linears);
+    let layer_input = model.config.layer_input;
+    if let Some(row) = model.arch.layer_input.filter(|_| layer_input.is_some()) {
+        dense.push(model.stored_name(row.model_projection));
     }
     let mut in_block = Vec::new();
+    let blocks = model.stored_name(model.arch.layers);
+    let inside = model.inside();
     for (index, layer) in layers.iter().enumerate() {
-        let layers = source.model.stored_name(source.model.arch.layers);
-        let prefix = format!("{layers}.{index}.");
+        let prefix = format!("{blocks}.{index}.");
         for linear in layer.linears() {
             let name = linear.name.strip_prefix(&prefix).unwrap_or(&linear.name);
             in_block.push(name.to_owned());
@@ -404,18 +403,22 @@ fn write_config(writer: &Writer, source: &ModelDir, settings: &Settings) -> Resu
         format: settings.format,
         scheme: settings.scheme,
         gptq,
-        dense_linears: &dense,
-        dense_projections: &projections,
-        head: &source.model.stored_name(source.model.arch.head),
+        float: Float {
+            linears: &dense,
+            projections: &projections,
+            parts: &outside.parts,
+            inside: inside.as_deref(),
+        },
+        head: &model.stored_name(model.arch.head),
         quantized_in_block: &in_block,
-        named_by_vllm: Family::find(source.model.model_type())
-            .map_or(&[], |family| family.named_by_vllm),
+        named_by_vllm: Family::find(model.model_type()).map_or(&[], |family| family.named_by_vllm),
+        blocks: Some(&blocks[..]).filter(|_| inside.is_some()),
     };
     let quantization = description.quantization_config();
     let config = pack::edit_config(
         &source.config,
         quantization.clone(),
-        source.model.architecture_name(),
+        model.architecture_name(),
     );
     writer.write_file("config.json", &serde_json::to_vec_pretty(&config)?)?;
     writer.write_file(
@@ -426,7 +429,7 @@ fn write_config(writer: &Writer, source: &ModelDir, settings: &Settings) -> Resu
 }
 
 /// Linears of the checkpoint that no part of the family uses: what sees, layers that predict more than the next token.
-fn unused_linears(source: &ModelDir) -> Vec<String> {
+fn outside_decoder(source: &ModelDir) -> Outside {
     let (model, checkpoint) = (&source.model, &source.checkpoint);
     let used: HashSet<String> = model.tensors().into_iter().map(|tensor| tensor.0).collect();
     let head = format!("{}.weight", model.stored_name(model.arch.head));
@@ -437,7 +440,9 @@ fn unused_linears(source: &ModelDir) -> Vec<String> {
         let is_matrix = checkpoint.info(name)?.shape.len() == 2;
         name.strip_suffix(".weight").filter(|_| is_matrix)
     });
-    linears.map(str::to_owned).collect()
+    let quantized = model.layers.iter().flat_map(LayerPlan::linears);
+    let quantized: Vec<&str> = quantized.map(|linear| &linear.name[..]).collect();
+    Outside::new(linears, &used, &quantized)
 }
 
 fn settings_report(settings: &Settings) -> SettingsReport {

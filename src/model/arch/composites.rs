@@ -346,3 +346,126 @@ const QWEN2_VL_TEXT: &[(&str, &str)] = &[
     ("num_key_value_heads", "8"),
     ("max_position_embeddings", "32768"),
 ];
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::model::Model;
+    use serde_json::json;
+
+    #[test]
+    fn rows_are_in_order() {
+        assert!(COMPOSITES.is_sorted_by_key(|row| row.model_type));
+        let alone = |row: &&Composite| {
+            super::super::ARCHITECTURES
+                .iter()
+                .all(|arch| arch.model_type != row.model_type)
+        };
+        assert!(
+            COMPOSITES
+                .iter()
+                .all(|row| alone(&row) && !row.names.is_empty())
+        );
+    }
+
+    /// As Qwen2-VL-2B was published: all in one object.
+    #[test]
+    fn early_configs_have_no_part_for_the_language_model() {
+        let config = json!({
+            "architectures": ["Qwen2VLForConditionalGeneration"], "model_type": "qwen2_vl", "image_token_id": 151_655,
+            "hidden_act": "silu", "hidden_size": 1536, "intermediate_size": 8960, "max_position_embeddings": 32768,
+            "num_attention_heads": 12, "num_hidden_layers": 28, "num_key_value_heads": 2, "rms_norm_eps": 1e-6,
+            "rope_theta": 1e6, "sliding_window": 32768, "tie_word_embeddings": true, "torch_dtype": "bfloat16",
+            "use_sliding_window": false, "vocab_size": 151_936,
+            "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
+            "vision_config": {
+                "depth": 32, "embed_dim": 1280, "mlp_ratio": 4, "num_heads": 16, "in_chans": 3, "hidden_size": 1536,
+                "patch_size": 14, "spatial_merge_size": 2, "spatial_patch_size": 14, "temporal_patch_size": 2,
+            },
+        });
+        let model = Model::from_config(&config).unwrap();
+        assert_eq!((&model.blind, model.model_type()), (&None, "qwen2_vl"));
+        assert!(model.config.tie_word_embeddings && model.vision.is_some());
+        let axes = &model.config.ropes[0].axes;
+        assert_eq!(
+            (axes.len(), axes[15], axes[16], axes[40], axes[63]),
+            (64, 0, 1, 2, 2)
+        );
+    }
+
+    /// As Gemma 3 (4B) and LLaVA 1.5 were published: the language model's defaults are left out.
+    #[test]
+    fn published_configs_leave_out_defaults() {
+        let gemma = json!({
+            "model_type": "gemma3", "image_token_index": 262_144, "mm_tokens_per_image": 256,
+            "text_config": {
+                "hidden_size": 2560, "intermediate_size": 10240, "model_type": "gemma3_text", "num_hidden_layers": 34,
+                "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024,
+            },
+            "vision_config": {
+                "hidden_size": 1152, "image_size": 896, "intermediate_size": 4304, "model_type": "siglip_vision_model",
+                "num_attention_heads": 16, "num_hidden_layers": 27, "patch_size": 14, "vision_use_head": false,
+            },
+        });
+        let config = Model::from_config(&gemma).unwrap().config;
+        assert_eq!((config.vocab_size, config.n_heads), (262_208, 8));
+        assert_eq!(
+            (config.layers[0].n_kv_heads, config.layers[0].head_dim),
+            (4, 256)
+        );
+        assert!(config.tie_word_embeddings);
+        let llava = json!({
+            "model_type": "llava", "image_token_index": 32000, "tie_word_embeddings": false,
+            "text_config": {
+                "_name_or_path": "lmsys/vicuna-7b-v1.5", "architectures": ["LlamaForCausalLM"], "max_position_embeddings": 4096,
+                "model_type": "llama", "pad_token_id": 0, "rms_norm_eps": 1e-5, "torch_dtype": "float16", "vocab_size": 32064,
+            },
+            "vision_config": {
+                "hidden_size": 1024, "image_size": 336, "intermediate_size": 4096, "model_type": "clip_vision_model",
+                "num_attention_heads": 16, "num_hidden_layers": 24, "patch_size": 14, "projection_dim": 768,
+            },
+        });
+        let model = Model::from_config(&llava).unwrap();
+        assert_eq!(
+            (model.config.hidden_size, model.config.vocab_size),
+            (4096, 32064)
+        );
+        assert_eq!(model.vision.unwrap().image_token, 32000);
+    }
+
+    #[test]
+    fn names_follow_the_checkpoint() {
+        let config = json!({
+            "model_type": "llava", "image_token_index": 5, "text_config": {"num_hidden_layers": 1},
+        });
+        for (stored, layer, head, tied) in [
+            (
+                &[
+                    "language_model.model.embed_tokens.weight",
+                    "language_model.lm_head.weight",
+                ][..],
+                "language_model.model.layers.0.self_attn.q_proj",
+                "language_model.lm_head",
+                false,
+            ),
+            (
+                &["model.language_model.embed_tokens.weight"],
+                "model.language_model.layers.0.self_attn.q_proj",
+                "lm_head",
+                true,
+            ),
+        ] {
+            let mut config = config.clone();
+            config["tie_word_embeddings"] = true.into();
+            let mut model = Model::from_config(&config).unwrap();
+            model.fit(&|name| stored.contains(&name).then(Vec::new));
+            let first = model.layers[0].linears().next().unwrap().name.clone();
+            assert_eq!(
+                (first.as_str(), model.stored_name("lm_head").as_str()),
+                (layer, head)
+            );
+            assert_eq!(model.config.tie_word_embeddings, tied);
+        }
+    }
+}

@@ -229,7 +229,8 @@ fn rope_of(
                 .unwrap_or(max_position_embeddings),
         };
     let scaling = match kind {
-        "default" => RopeScaling::Default,
+        // Qwen2-VL's early configs call it by its axes.
+        "default" | "mrope" => RopeScaling::Default,
         "proportional" => RopeScaling::Proportional {
             pairs,
             factor: rope.positive("factor")?.unwrap_or(1.0),

@@ -97,7 +97,8 @@ impl TowerConfig {
             json: rotary,
             path: "vision_config.rope_parameters",
         }
-        .positive("rope_theta")?;
+        .positive("rope_theta")?
+        .or(keys.positive("rope_theta")?);
         Ok(Self {
             row,
             json: json.clone(),
