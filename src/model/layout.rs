@@ -118,6 +118,7 @@ impl LinearPlan {
                 if contains(&format!("{}_blocks", stacked.weight)) {
                     stacked.packing = Packing::Mxfp4;
                 } else if let [parts, rows, columns] = stacked.weight_shape[..]
+                    && rows != columns
                     && shape(&stacked.weight).is_some_and(|shape| shape == [parts, columns, rows])
                 {
                     // Some families' parts are stored either way.
