@@ -8,10 +8,11 @@ mod latent;
 mod layers;
 mod mixer;
 mod rotary;
+mod usual;
 
 use super::Error;
 use super::arch::{Alibi, Architecture, AttentionScale, Bias, Joint, NormSite, Scale, Temperature};
-use super::keys::{Keys, usual};
+use super::keys::Keys;
 pub use experts::ExpertsConfig;
 pub use latent::LatentConfig;
 pub use layers::{KeysValues, LayerConfig};
@@ -22,6 +23,7 @@ pub use rotary::{RopeConfig, RopeScaling};
 use rotary::{RotarySettings, ropes};
 use serde_json::Value;
 use tch::Kind;
+use usual::usual;
 
 /// The function between the gate and its product with `up`, or inside a plain MLP.
 #[derive(Debug, Clone, Copy, PartialEq)]

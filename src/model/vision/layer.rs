@@ -1,8 +1,8 @@
 //! One layer of a tower: attention of all patches to all, or of those of a window, and an MLP.
 
+use super::config::TowerConfig;
 use super::place::PatchPlaces;
 use super::rows::{TowerBias, TowerMlp};
-use super::tower::TowerConfig;
 use crate::model::activation::{activate, gated};
 use crate::model::linear::Linear;
 use crate::model::{Compute, Error, Norm, NormKind, Weights};

@@ -2,6 +2,7 @@
 //! embeddings of the language model. Both stay in float, and what differs between families is data: a row of
 //! `towers::TOWERS` and one of `eyes::EYES`.
 
+mod config;
 mod eyes;
 mod layer;
 mod place;
@@ -15,12 +16,13 @@ mod towers;
 
 use super::keys::{Keys, filled};
 use super::{Compute, Error, Weights};
+use config::TowerConfig;
 use projector::{Projector, Surroundings};
 use rows::{Eyes, Prefixes, Selection};
 pub use rows::{Positions, Sight};
 use serde_json::Value;
 use tch::Tensor;
-use tower::{LoadedTower, TowerConfig};
+use tower::LoadedTower;
 
 /// An image as its tower reads it.
 #[derive(Debug)]

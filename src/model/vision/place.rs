@@ -1,8 +1,8 @@
 //! Where a patch is: the order of patches, learned positions, rotary ones, windows.
 
 use super::Image;
+use super::config::TowerConfig;
 use super::rows::{Axial, Resampling};
-use super::tower::TowerConfig;
 use crate::model::{Compute, Error};
 use tch::{Device, Kind, Tensor};
 

@@ -1,9 +1,9 @@
 //! From a tower's features to embeddings of the language model, step by step.
 
+use super::config::TowerConfig;
 use super::layer::load_linear;
 use super::place::Grid;
 use super::rows::{Eps, Step, StepBias, Width};
-use super::tower::TowerConfig;
 use crate::model::activation::{activate, gated};
 use crate::model::config::activation;
 use crate::model::keys::Keys;

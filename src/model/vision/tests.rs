@@ -3,56 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use super::*;
-use crate::model::formula;
+use crate::model::formula::{self, FormulaWeights};
 use crate::model::tests::{F32, golden, read, relative_error};
 use crate::model::{Layer, Model, Sighting, State};
 use safetensors::SafeTensors;
 use std::collections::BTreeMap;
-use std::ops::Range;
-
-/// Weights by formula under the names that transformers saves.
-struct Named(BTreeMap<String, Vec<usize>>);
-
-impl Weights for Named {
-    fn tensor(&self, name: &str, shape: &[usize]) -> anyhow::Result<Tensor> {
-        let own = self.0.get(name).map(Vec::as_slice);
-        anyhow::ensure!(own == Some(shape), "{name} is {own:?}, not {shape:?}");
-        Ok(crate::tensor::from_f32(
-            &formula::values(name, shape),
-            shape,
-        )?)
-    }
-
-    fn rows(
-        &self,
-        name: &str,
-        shape: [usize; 2],
-        ids: &[u32],
-        columns: Range<usize>,
-    ) -> anyhow::Result<Tensor> {
-        let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
-        let rows = self
-            .tensor(name, &shape)?
-            .index_select(0, &Tensor::from_slice(&ids));
-        Ok(rows.narrow(1, columns.start as i64, columns.len() as i64))
-    }
-
-    fn part(
-        &self,
-        name: &str,
-        shape: &[usize],
-        index: usize,
-        parts: usize,
-    ) -> anyhow::Result<Tensor> {
-        let whole = self.tensor(name, shape)?.flatten(0, -1);
-        let len = whole.size()[0] / parts as i64;
-        Ok(whole.narrow(0, index as i64 * len, len))
-    }
-
-    fn contains(&self, name: &str) -> bool {
-        self.0.contains_key(name)
-    }
-}
+use tch::Kind;
 
 fn numbers(value: &Value) -> Vec<usize> {
     let list = value.as_array().unwrap().iter();
@@ -69,7 +25,8 @@ struct Case {
     name: String,
     config: Value,
     image: Value,
-    weights: Named,
+    shapes: BTreeMap<String, Vec<usize>>,
+    weights: FormulaWeights,
 }
 
 impl Case {
@@ -105,9 +62,11 @@ impl Golden {
             let mut about: Value = serde_json::from_str(&about).unwrap();
             let tensors = about["tensors"].as_object().unwrap().iter();
             let tensors = tensors.map(|(name, shape)| (name.clone(), numbers(shape)));
+            let shapes: BTreeMap<_, _> = tensors.collect();
             Case {
                 name,
-                weights: Named(tensors.collect()),
+                weights: FormulaWeights::of(shapes.clone(), Kind::Float),
+                shapes,
                 config: about["config"].take(),
                 image: about["image"].take(),
             }
@@ -164,7 +123,7 @@ fn logits_match_transformers() {
 fn logits(case: &Case) -> Result<Tensor, Error> {
     let Case { name, weights, .. } = case;
     let mut model = Model::from_config(&case.config)?;
-    model.fit(&|name| weights.0.get(name).cloned());
+    model.fit(&|name| case.shapes.get(name).cloned());
     let vision = model.vision.as_ref().unwrap();
     let loaded = vision.load(weights, F32)?;
     let pictures = [0, 1, 2].map(|number| loaded.features(&case.picture(number)).unwrap());
