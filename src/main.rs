@@ -45,7 +45,7 @@ fn run(cli: Cli, start: Instant) -> Result<()> {
     }
     match cli.command {
         None => commands::quantize(cli.quantize, start),
-        Some(Command::Bench(args)) => commands::bench(args, start),
+        Some(Command::Bench(args)) => commands::bench(*args, start),
         Some(Command::Eval(args)) => commands::evaluate(&args),
         Some(Command::Generate(args)) => commands::generate(&args),
         Some(Command::Inspect(args)) => commands::inspect(&args),

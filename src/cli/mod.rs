@@ -5,6 +5,7 @@ pub mod settings;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use regex::Regex;
 
 /// Quantize a Hugging Face model with AWQ (4-bit) or GPTQ (8-bit).
 ///
@@ -30,7 +31,7 @@ pub struct Cli {
 pub enum Command {
     /// Quantize into a directory that is removed again, and print each part's seconds beside the machine's floor
     #[command(hide = true)]
-    Bench(QuantizeArgs),
+    Bench(Box<QuantizeArgs>),
     /// Measure perplexity, and the KL divergence from the original, of a plain or quantized model directory
     Eval(EvalArgs),
     /// Continue a prompt with a plain or quantized model directory
@@ -96,6 +97,12 @@ pub struct QuantizeArgs {
     /// GPTQ's damping as a fraction of the Gram matrix's mean diagonal; raised automatically where needed [default: 0.01]
     #[arg(long, value_name = "F")]
     pub damp_percent: Option<f64>,
+    /// Leave linears in float whose names this regular expression is found in (repeatable), such as 'layers\.0\.|down_proj'
+    #[arg(long, value_name = "REGEX")]
+    pub ignore: Vec<Regex>,
+    /// Quantize no other linears than those whose names this regular expression is found in (repeatable)
+    #[arg(long, value_name = "REGEX")]
+    pub only: Vec<Regex>,
     /// JSON file with AutoAWQ's, GPTQ's or transformers' quantization keys to replay; flags override it
     #[arg(long, value_name = "FILE")]
     pub quant_config: Option<PathBuf>,

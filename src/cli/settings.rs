@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use regex::Regex;
+
 use crate::device::Choice;
 use crate::pack::{Format, Replay};
 use crate::quant::{GroupSize, Scheme, gptq};
@@ -43,6 +45,14 @@ pub enum Error {
     GptqOnly { option: &'static str },
     #[error("--quant-config asks for {file}, the command line for {flag}; drop one of them")]
     MethodConflict { file: Method, flag: Method },
+    #[error("--{option} {pattern} is found in no linear's name; they are like {example}")]
+    NoSuchLinear {
+        option: &'static str,
+        pattern: String,
+        example: String,
+    },
+    #[error("--ignore and --only leave nothing to quantize; allow some linears, such as {example}")]
+    NothingLeft { example: String },
     #[error("{path}: {message}")]
     QuantConfig { path: PathBuf, message: String },
 }
@@ -125,6 +135,7 @@ pub struct Settings {
     pub solver: Solver,
     pub format: Format,
     pub scheme: Scheme,
+    pub selection: Selection,
     pub seq_len: usize,
     pub num_samples: usize,
     /// Whether experts are calibrated on all tokens.
@@ -137,6 +148,29 @@ pub struct Settings {
     pub compute: ComputeChoice,
     pub max_shard_bytes: u64,
     pub dry_run: bool,
+}
+
+/// Which linears are quantized, by regular expressions on their full names.
+#[derive(Debug, Clone)]
+pub struct Selection {
+    /// Those stay in float that one of these is found in.
+    pub ignore: Vec<Regex>,
+    /// Where there are any, only those are quantized that one of these is found in.
+    pub only: Vec<Regex>,
+}
+
+impl Selection {
+    /// Whether the linear stays in float.
+    pub fn leaves_in_float(&self, name: &str) -> bool {
+        let found = |patterns: &[Regex]| patterns.iter().any(|pattern| pattern.is_match(name));
+        found(&self.ignore) || !(self.only.is_empty() || found(&self.only))
+    }
+
+    /// All its expressions, each with its option's name.
+    pub fn patterns(&self) -> impl Iterator<Item = (&'static str, &Regex)> {
+        let ignore = self.ignore.iter().map(|pattern| ("ignore", pattern));
+        ignore.chain(self.only.iter().map(|pattern| ("only", pattern)))
+    }
 }
 
 /// Where to compute, before the machine was looked at.
@@ -256,6 +290,10 @@ impl Settings {
                 group_size,
                 symmetric,
                 min_zero_point: format.min_zero_point(symmetric),
+            },
+            selection: Selection {
+                ignore: args.ignore,
+                only: args.only,
             },
             seq_len: args.seq_len,
             num_samples: args.num_samples,

@@ -17,6 +17,8 @@ pub struct Request<'a> {
     pub desc_act: bool,
     /// The family, where it is known.
     pub family: Option<&'static Family>,
+    /// The names of two linears that vLLM has as one, where only the second is quantized.
+    pub torn: Option<[&'a str; 2]>,
     /// Name, output features and input features of the linear layers; one of each shape is enough.
     pub linears: &'a [(String, usize, usize)],
 }
@@ -153,6 +155,7 @@ mod tests {
             symmetric: true,
             desc_act: false,
             family: None,
+            torn: None,
             linears,
         }
     }

@@ -15,7 +15,7 @@ use crate::cli::settings::Settings;
 use crate::device;
 use crate::device::rates::Rates;
 use crate::fault::{InputError, ResourceError};
-use crate::model::{Compute, LayerPlan, LinearPlan};
+use crate::model::{Compute, LayerPlan, LinearPlan, Stored};
 use crate::pack::{self, Family, RuleOutcome};
 use crate::quant::GroupSize;
 use crate::quant::gptq::ActOrder;
@@ -47,7 +47,8 @@ impl Plan {
             let remedy = "give the original, unquantized model";
             return Err(InputError::new(&path, "the model is quantized already", remedy).into());
         }
-        let linears: Vec<&LinearPlan> = model.layers.iter().flat_map(LayerPlan::linears).collect();
+        let linears = model.layers.iter().flat_map(LayerPlan::quantized);
+        let linears: Vec<&LinearPlan> = linears.collect();
         let shapes: Vec<(String, usize, usize)> = linears
             .iter()
             .map(|linear| (linear.name.clone(), linear.out_features, linear.in_features))
@@ -60,6 +61,7 @@ impl Plan {
             desc_act: (settings.solver.gptq())
                 .is_some_and(|gptq| gptq.act_order == ActOrder::DescAct),
             family: Family::find(model.model_type()),
+            torn: model.torn(),
             linears: &shapes,
         };
         pack::refuse(&request)?;
@@ -83,6 +85,16 @@ impl Plan {
                     dtype: spec.dtype,
                     shape: spec.shape,
                 });
+            }
+        }
+        for linear in model.layers.iter().flat_map(LayerPlan::linears) {
+            let [out, inp] = linear.shape();
+            if linear.in_float {
+                let shape = match linear.stored {
+                    Stored::Transposed => vec![inp, out],
+                    Stored::Own | Stored::Stacked(_) => vec![out, inp],
+                };
+                specs.push(float16(linear.weight_name(), shape));
             }
             sources.extend(linear.weight_sources().into_iter().map(|source| source.0));
             if let Some((name, _)) = linear.bias_source() {

@@ -60,6 +60,9 @@ pub struct SettingsReport {
     pub symmetric: bool,
     pub act_order: Option<String>,
     pub damp_percent: Option<f64>,
+    /// Regular expressions on the names of linears that stay in float, and of those that alone are quantized.
+    pub ignore: Vec<String>,
+    pub only: Vec<String>,
     pub seed: u64,
 }
 

@@ -50,6 +50,11 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
     if let (Some(order), Some(damp)) = (&settings.act_order, settings.damp_percent) {
         writeln!(out, "             act order {order}, damp {damp}")?;
     }
+    for (option, patterns) in [("ignore", &settings.ignore), ("only", &settings.only)] {
+        if !patterns.is_empty() {
+            writeln!(out, "{option:12} {}", patterns.join("  "))?;
+        }
+    }
     writeln!(
         out,
         "calibration  {} ({} documents): {} windows of {} tokens ({} asked for), {} tokens, BOS {}, seed {}",
