@@ -16,7 +16,11 @@ const SMALL: &[&str] = &[
     "8",
 ];
 
-fn quantize(model: &TinyModel, args: &[&str]) -> (f64, BTreeMap<String, (Dtype, Vec<u8>)>, Value) {
+/// Dtypes and bytes by names.
+type Tensors = BTreeMap<String, (Dtype, Vec<u8>)>;
+
+/// The divergence of what is written from the original, what it is, and how it is described.
+fn quantize(model: &TinyModel, args: &[&str]) -> (f64, Tensors, Value) {
     let output = model.path("out");
     let output = output.to_str().unwrap();
     let run = nibble(
@@ -117,7 +121,7 @@ fn what_is_ignored_stays_in_float_and_the_rest_is_nearer_the_original() {
                     .map(|end| format!(".{}", end.as_str().unwrap()));
                 assert!(!ends.any(|end| chosen.iter().any(|name| name.ends_with(&end))));
             }
-            let packed = |tensors: &BTreeMap<String, _>| {
+            let packed = |tensors: &Tensors| {
                 tensors
                     .keys()
                     .filter(|name| name.ends_with(".qweight"))
@@ -130,20 +134,13 @@ fn what_is_ignored_stays_in_float_and_the_rest_is_nearer_the_original() {
 
 /// How many rules of a configuration keep `linear` in float.
 fn excludes(config: &Value, linear: &str) -> usize {
-    match &config["modules_to_not_convert"] {
-        Value::Array(names) => names.iter().filter(|name| *name == linear).count(),
-        _ => {
-            let rest = linear
-                .strip_prefix("model.")
-                .unwrap_or(linear)
-                .replace('.', r"\.");
-            let rules = config["dynamic"].as_object().unwrap();
-            rules
-                .keys()
-                .filter(|rule| rule.ends_with(&format!("{rest}$")))
-                .count()
-        }
+    if let Value::Array(names) = &config["modules_to_not_convert"] {
+        return names.iter().filter(|name| *name == linear).count();
     }
+    let rest = linear.strip_prefix("model.").unwrap_or(linear);
+    let end = format!("{}$", rest.replace('.', r"\."));
+    let rules = config["dynamic"].as_object().unwrap();
+    rules.keys().filter(|rule| rule.ends_with(&end)).count()
 }
 
 #[test]
