@@ -4,6 +4,8 @@ mod experts;
 
 pub use experts::Selection;
 
+use std::collections::HashSet;
+
 use anyhow::Result;
 use tch::{Device, Tensor};
 
@@ -24,6 +26,8 @@ pub struct Activations<'a> {
     ids: Vec<Vec<u32>>,
     /// The images of each window, in order.
     sightings: Vec<Vec<Sighting>>,
+    /// The tokens of each batch that stand for images, by their places in `[B * T]`.
+    shown: Vec<HashSet<i64>>,
     /// What is to be added to the tokens of an image behind the first layers, the next one last, on the host: the window, the
     /// tokens' places in it and `[tokens, hidden]` for each of the layers.
     deep: Vec<(usize, Tensor, Vec<Tensor>)>,
@@ -58,8 +62,9 @@ impl<'a> Activations<'a> {
             compute,
             places: model.places(compute, windows[0].len())?,
             batches: batches.collect::<Result<_>>()?,
-            ids,
             sightings: windows.iter().map(|_| Vec::new()).collect(),
+            shown: vec![HashSet::new(); ids.len()],
+            ids,
             deep: Vec::new(),
             batch_size: plan.batch_size,
             recompute: plan.recompute,
@@ -81,6 +86,9 @@ impl<'a> Activations<'a> {
         });
         self.sightings[window].sort_by_key(|sighting| sighting.start);
         let places: Vec<i64> = places.iter().map(|&place| place as i64).collect();
+        let (batch, row) = (window / self.batch_size, window % self.batch_size);
+        let before = row as i64 * self.batches[batch].state().hidden.size()[1];
+        self.shown[batch].extend(places.iter().map(|place| before + place));
         let places = Tensor::f_from_slice(&places)?;
         let kept = |tensor: &Tensor| -> Result<Tensor> {
             let kept = tensor.f_narrow(0, 0, n_tokens as i64)?;
@@ -112,6 +120,11 @@ impl<'a> Activations<'a> {
             }
         }
         Ok(())
+    }
+
+    /// How many tokens of all batches stand for images.
+    pub fn n_image_tokens(&self) -> usize {
+        self.shown.iter().map(HashSet::len).sum()
     }
 
     /// The state of the first batch.

@@ -129,13 +129,13 @@ impl<'a> LayerRun<'a> {
                 .statistics
                 .time(|| activations.observe(&self.block, stage))
                 .with_context(|| format!("layer {}, input of {}", self.layer, stage.name))?;
-            let n_tokens = stats.n_tokens;
+            let tokens = [stats.n_tokens, activations.n_image_tokens()];
             let energies = times.solve.time(|| output_energies(&linears, &stats))?;
             let solved = times
                 .solve
                 .time(|| self.solve(stage, linears, stats, activations, proof))?;
             for ((linear, solved), energy) in stage.linears.iter().zip(&solved).zip(energies) {
-                reports.extend(self.report(stage, linear, solved, energy, n_tokens));
+                reports.extend(self.report(stage, linear, solved, energy, tokens));
             }
             solved
         } else {
@@ -162,14 +162,15 @@ impl<'a> LayerRun<'a> {
         Ok(reports)
     }
 
-    /// What became of a linear whose outputs' mean square is `energy`; `None` where it stays in float.
+    /// What became of a linear whose outputs' mean square is `energy` and that saw so many tokens, and so many of them of
+    /// images; `None` where it stays in float.
     fn report(
         &self,
         stage: &Stage,
         linear: &LinearPlan,
         solved: &Solved,
         energy: f64,
-        tokens: usize,
+        [tokens, image_tokens]: [usize; 2],
     ) -> Option<LinearReport> {
         (!linear.in_float).then(|| LinearReport {
             name: linear.name.clone(),
@@ -184,6 +185,7 @@ impl<'a> LayerRun<'a> {
                 0.0
             },
             tokens,
+            image_tokens,
             routed_tokens: None,
             seconds: solved.seconds,
             awq: solved.awq.clone(),

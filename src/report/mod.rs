@@ -77,7 +77,7 @@ pub struct CalibrationReport {
     pub tokens: usize,
     /// How many times an image was shown.
     pub images: usize,
-    /// Tokens that stand for images; each linear of the language model saw them, but for experts'.
+    /// Tokens that stand for images.
     pub image_tokens: usize,
     /// Each window begins with this token.
     pub bos: Option<u32>,
@@ -107,7 +107,9 @@ pub struct LinearReport {
     pub relative_error: f64,
     /// Calibration tokens that the linear saw.
     pub tokens: usize,
-    /// Those of them that were routed to it, where it is an expert's.
+    /// Those of them that stand for images.
+    pub image_tokens: usize,
+    /// Those of all that were routed to it, where it is an expert's.
     pub routed_tokens: Option<usize>,
     pub seconds: f64,
     pub awq: Option<AwqReport>,

@@ -72,8 +72,7 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
     if calibration.images > 0 {
         writeln!(
             out,
-            "images       {} shown, {} of the tokens stand for them; each linear saw these and {} of text, experts' those that \
-             were routed to them",
+            "images       {} shown, {} of the tokens stand for them, the other {} are text",
             calibration.images,
             calibration.image_tokens,
             calibration.tokens - calibration.image_tokens
@@ -105,10 +104,23 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
         .map(|linear| linear.name.len())
         .max()
         .unwrap_or(0);
+    // Tokens that each linear saw: of text and of images, where there were any.
+    let tokens = |text: &str, images: &str| match calibration.images {
+        0 => format!("{text:>8}"),
+        _ => format!("{text:>11}  {images:>12}"),
+    };
     writeln!(
         out,
-        "{:width$}  {:>13}  {:>10}  {:>9}  {:>7}  {:>8}  solver",
-        "linear", "out x in", "error", "relative", "seconds", "tokens"
+        "{:width$}  {:>13}  {:>10}  {:>9}  {:>7}  {}  solver",
+        "linear",
+        "out x in",
+        "error",
+        "relative",
+        "seconds",
+        match calibration.images {
+            0 => tokens("tokens", ""),
+            _ => tokens("text tokens", "image tokens"),
+        }
     )?;
     for linear in &report.linears {
         let solver = match (&linear.awq, &linear.gptq) {
@@ -121,13 +133,16 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
         };
         writeln!(
             out,
-            "{:width$}  {:>13}  {:>10.4e}  {:>9.2e}  {:>7.2}  {:>8}  {solver}",
+            "{:width$}  {:>13}  {:>10.4e}  {:>9.2e}  {:>7.2}  {}  {solver}",
             linear.name,
             format!("{} x {}", linear.out_features, linear.in_features),
             linear.error,
             linear.relative_error,
             linear.seconds,
-            linear.tokens
+            tokens(
+                &(linear.tokens - linear.image_tokens).to_string(),
+                &linear.image_tokens.to_string()
+            )
         )?;
     }
 

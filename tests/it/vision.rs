@@ -214,13 +214,24 @@ fn every_family_is_calibrated_with_images() {
             assert_eq!(run.code, 0, "{name} {method}: {}", run.stderr);
             assert!(!run.stderr.contains("text alone"), "{name}: {}", run.stderr);
             let output = seeing.model.path(directory);
-            let calibration = &json_file(&output.join("quantization_report.json"))["calibration"];
+            let report = json_file(&output.join("quantization_report.json"));
+            let calibration = &report["calibration"];
             let number = |key: &str| calibration[key].as_u64().unwrap();
             assert!(number("images") >= 4, "{name}: {calibration}");
             assert!(
                 (4..number("tokens")).contains(&number("image_tokens")),
                 "{name}: {calibration}"
             );
+            for linear in report["linears"].as_array().unwrap() {
+                let tokens = ["tokens", "image_tokens"].map(|key| linear[key].as_u64().unwrap());
+                let all = ["tokens", "image_tokens"].map(number);
+                if linear["routed_tokens"].is_null() {
+                    assert_eq!(tokens, all, "{name}: {linear}");
+                } else {
+                    // An expert sees a part of both.
+                    assert!(tokens[1] <= all[1].min(tokens[0]), "{name}: {linear}");
+                }
+            }
             let log = fs::read_to_string(output.join("quantization_report.log")).unwrap();
             assert!(log.contains("of the tokens stand for them"), "{log}");
             // What sees is as it was.

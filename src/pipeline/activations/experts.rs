@@ -68,6 +68,19 @@ impl Activations<'_> {
         Ok(selections)
     }
 
+    /// How many of the selected tokens stand for images.
+    pub fn n_selected_image_tokens(&self, selections: &[Selection]) -> Result<usize> {
+        let mut count = 0;
+        for selection in selections {
+            let shown = &self.shown[selection.batch];
+            if !shown.is_empty() {
+                let tokens = Vec::<i64>::try_from(&selection.tokens)?;
+                count += tokens.iter().filter(|token| shown.contains(token)).count();
+            }
+        }
+        Ok(count)
+    }
+
     /// The statistics of what an expert reads of its tokens, `in_features` wide.
     pub fn observe_expert(
         &self,

@@ -96,7 +96,10 @@ impl LayerRun<'_> {
         let (plan, stage, selections) = (expert.plan, expert.stage, &expert.selections);
         let observe = || activations.observe_expert(&self.block, stage, expert.index, selections);
         let stats = times.statistics.time(observe)?;
-        let n_tokens = stats.n_tokens;
+        let tokens = [
+            stats.n_tokens,
+            activations.n_selected_image_tokens(selections)?,
+        ];
         let load = || plan.inputs.iter().map(|linear| self.load_linear(linear));
         let mut inputs = (times.load).time(|| load().collect::<Result<Vec<_>>>())?;
         let mut streams = Streams::default();
@@ -170,7 +173,7 @@ impl LayerRun<'_> {
         }
         let mut reports = Vec::new();
         for ((linear, solved), energy) in plan.linears().zip(solved).zip(energies) {
-            if let Some(mut report) = self.report(stage, linear, &solved, energy, n_tokens) {
+            if let Some(mut report) = self.report(stage, linear, &solved, energy, tokens) {
                 report.routed_tokens = Some(expert.n_routed());
                 reports.push(report);
             }
