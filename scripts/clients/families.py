@@ -111,6 +111,9 @@ def stacked(name, shape, tensors, config):
         in_turns = model_type in IN_TURNS and len(rows) == 2
         part = np.stack(rows, 1).reshape(-1, *rows[0].shape[1:]) if in_turns else np.concatenate(rows)
         is_transposed = model_type in TRANSPOSED or what == "w2" and model_type == "dbrx"
+        if suffix == "weight" and shape[-1] != shape[-2] and len(shape) == 3:
+            # Some are published one way and saved the other way.
+            is_transposed = part.shape != tuple(shape[1:])
         parts.append(part.T if is_transposed and suffix == "weight" else part)
     return np.ascontiguousarray(np.stack(parts).reshape(shape))
 

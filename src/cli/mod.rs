@@ -194,7 +194,8 @@ pub struct EvalArgs {
     /// The original to compare with: adds KL divergence and top-1 agreement
     #[arg(long, value_name = "DIR")]
     pub reference: Option<PathBuf>,
-    /// Text to measure on: .txt, .jsonl or a directory of them [default: a built-in text that is not calibrated on]
+    /// Text to measure on: .txt, .jsonl or a directory of them, also of conversations with images [default: a built-in text that
+    /// is not calibrated on]
     #[arg(long, value_name = "PATH")]
     pub text: Option<PathBuf>,
     /// Windows of text

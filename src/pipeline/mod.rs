@@ -14,7 +14,6 @@ mod memory;
 mod outbox;
 mod plan;
 mod selection;
-mod sight;
 mod solve;
 
 use std::time::{Duration, Instant};
@@ -42,6 +41,7 @@ use crate::report::progress::Progress;
 use crate::report::{
     CalibrationReport, ModelReport, Report, SettingsReport, VramReport, human_bytes,
 };
+use crate::sight;
 use crate::weights::ModelDir;
 
 const VRAM_INTERVAL: Duration = Duration::from_millis(50);
@@ -106,7 +106,7 @@ pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Re
     let tokenizer = Tokenizer::open(&settings.model)?;
     let template = chat_template(settings, &mut warnings)?;
     let (data, windows) = times.calibration.time(|| -> Result<_> {
-        let data = sight::load(settings, &source)?;
+        let data = sight::load(settings.calib_data.as_deref(), &source)?;
         let reading = Reading {
             tokenizer: &tokenizer,
             template: template.as_ref(),
@@ -310,7 +310,7 @@ fn quantize_layers(
                 run.compute,
                 processor,
                 windows,
-                &mut activations,
+                |window, places, features| activations.show(window, places, features),
             )
         })?;
     }
