@@ -145,6 +145,10 @@ pub(super) fn slot_width(model: &Model, recompute: bool) -> usize {
             places.push((Slot::LayerInput, start..start + input.width));
             widest = widest.max(start + input.width);
         }
+        if layer.config.looks {
+            let start = first_fit(&places, 1);
+            places.push((Slot::Sees, start..start + 1));
+        }
         for stage in &layer.stages {
             let empties = stage.empties();
             let empty =
@@ -197,7 +201,7 @@ fn stage_bytes(stage: &Stage, element: usize) -> usize {
 fn token_bytes(stage: &Stage, element: usize) -> usize {
     let input = match stage.input {
         StageInput::Norm(_) | StageInput::NormOf(..) => stage.in_features * (4 + 4 + element),
-        StageInput::Hidden | StageInput::Slot(_) => 0,
+        StageInput::Hidden | StageInput::Slot(_) | StageInput::Images => 0,
     };
     // Queries and keys are put together of their parts.
     let copies = if stage.mixes.contains(&Mix::LatentAttention) {

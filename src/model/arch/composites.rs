@@ -8,6 +8,7 @@ use super::llama::LLAMA;
 use super::qwen2::QWEN2;
 use super::qwen3::QWEN3;
 use super::{Architecture, gemma, gemma3_text, gemma4_text, glm4_moe, llama4_text, ministral3};
+use super::mllama_text::MLLAMA_TEXT;
 use super::{qwen3_5_moe, qwen3_5_text, qwen3_vl_moe};
 
 /// A model with a language model inside.
@@ -284,6 +285,19 @@ pub const COMPOSITES: &[Composite] = &[
         OUTSIDE_OR_INSIDE,
     )
     .tied(),
+    composite(
+        "mllama",
+        "MllamaForConditionalGeneration",
+        Text::Of(&MLLAMA_TEXT),
+        OUTSIDE_OR_INSIDE,
+    )
+    .defaults(&[
+        ("vocab_size", "128256"),
+        ("hidden_size", "4096"),
+        ("intermediate_size", "14336"),
+        ("num_hidden_layers", "40"),
+        ("num_attention_heads", "32"),
+    ]),
     composite(
         "paligemma",
         "PaliGemmaForConditionalGeneration",

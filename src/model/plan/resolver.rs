@@ -3,7 +3,7 @@
 use super::{Fold, Kept, LinearPlan, Mix, NormPlan, Rows, Slot, Stage, StageInput, XIELU};
 use crate::model::Config;
 use crate::model::arch::{
-    Architecture, Attention, Experts, Latent, LayerInput, LinearSpec, Mlp, NormKind, NormSite,
+    Architecture, Attention, CrossAttention, Experts, Latent, LayerInput, LinearSpec, Mlp, NormKind, NormSite,
     QkNorm, Role, Split,
 };
 use crate::model::config::{Activation, ExpertsConfig, KeysValues, LayerConfig, LayerInputConfig};
@@ -22,6 +22,10 @@ pub(super) struct Resolver<'a> {
 impl Resolver<'_> {
     pub(super) fn has(&self, site: NormSite) -> bool {
         let asked_for = match site {
+            // Where some layers attend to images, only those have norms of queries and keys.
+            NormSite::Query | NormSite::Key if self.arch.cross_attention.is_some() => {
+                self.layer.looks
+            }
             NormSite::Query => self.config.qk_norm && self.layer.attention,
             NormSite::Key => self.config.qk_norm && self.layer.attention && !self.borrows(),
             NormSite::AfterExperts
@@ -72,6 +76,10 @@ impl Resolver<'_> {
                 let stored = named(&format!("mlp.act_fn.{name}"));
                 kept.push((Kept::Xielu(name), stored, shape.to_vec()));
             }
+        }
+        if let Some(row) = self.looks() {
+            let gates = [Kept::AttentionGate, Kept::MlpGate].into_iter();
+            kept.extend(gates.zip(row.gates).map(|(gate, name)| (gate, named(name), vec![1])));
         }
         kept.extend(self.mixer_tensors());
         kept
@@ -265,7 +273,16 @@ impl Resolver<'_> {
     }
 
     pub(super) fn residual(&self, site: NormSite) -> Mix {
-        Mix::Residual(self.site(site))
+        match site {
+            NormSite::AfterAttention if self.layer.looks => Mix::GatedResidual,
+            NormSite::AfterMlp if self.layer.looks => Mix::GatedResidualWhereSeen,
+            _ => Mix::Residual(self.site(site)),
+        }
+    }
+
+    /// What attends to images, where it does.
+    pub(super) fn looks(&self) -> Option<&CrossAttention> {
+        self.arch.cross_attention.as_ref().filter(|_| self.layer.looks)
     }
 
     /// The stages before attention's output, and that one.
@@ -365,6 +382,42 @@ impl Resolver<'_> {
             vec![Mix::LatentAttention],
         ));
         (stages, output)
+    }
+
+    /// [`Self::attention`] to images.
+    pub(super) fn cross_attention(&self, row: &CrossAttention) -> (Vec<Stage>, Stage) {
+        let width = self.rows(Role::Q);
+        let (input, fold) = self.input(NormSite::Attention);
+        let keys_values = self.linears(row.keys_values, false);
+        let attention = Attention {
+            output: row.output,
+            ..self.arch.attention
+        };
+        let output = self.attention_output(&attention, &keys_values);
+        let stage = |name, (input, fold), linears, mix| Stage {
+            name,
+            input,
+            in_features: self.config.hidden_size,
+            linears,
+            dense: Vec::new(),
+            experts: Vec::new(),
+            mixes: vec![mix],
+            fold,
+            remakable: false,
+        };
+        let queries = stage(
+            "queries",
+            (input, fold),
+            self.linears(&[row.query], false),
+            Mix::Keep(Role::Q, Slot::Query),
+        );
+        let keys_values = stage(
+            "images' keys and values",
+            (StageInput::Images, Fold::None),
+            keys_values,
+            Mix::CrossAttention { width },
+        );
+        (vec![queries, keys_values], output)
     }
 
     /// `linears` compute V among others, unless that stays in float.

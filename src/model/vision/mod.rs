@@ -44,6 +44,9 @@ pub struct Features {
     pub deep: Vec<Tensor>,
     /// Rows and columns of the tokens, where they are counted so.
     pub grid: [usize; 2],
+    /// Where layers of their own attend to the embeddings, which take no token's place then: how many of them are the image; the
+    /// others padded it.
+    pub n_looked_at: Option<usize>,
 }
 
 /// How a model sees, without any weights.
@@ -258,6 +261,7 @@ impl LoadedVision<'_> {
                 .map(|(output, merger)| Ok(flat(merger.forward(output, grid)?)?))
                 .collect::<Result<_, Error>>()?,
             grid: [grid.rows / side, grid.columns / side],
+            n_looked_at: None,
         })
     }
 }
