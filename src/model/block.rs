@@ -265,9 +265,7 @@ impl Block {
             StageInput::Hidden
             | StageInput::NormOf(..)
             | StageInput::Slot(_)
-            | StageInput::Images => {
-                Ok(hidden.shallow_clone())
-            }
+            | StageInput::Images => Ok(hidden.shallow_clone()),
         }
     }
 

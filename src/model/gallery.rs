@@ -127,7 +127,9 @@ impl Gallery {
 
     /// Those that are images, `[rows, hidden]`.
     pub fn own_rows(&self) -> Result<Tensor, Error> {
-        own(&self.rows, 1, &self.own)?.f_squeeze_dim(0).map_err(Error::from)
+        own(&self.rows, 1, &self.own)?
+            .f_squeeze_dim(0)
+            .map_err(Error::from)
     }
 
     /// What fills [`super::Slot::Sees`].
@@ -171,7 +173,9 @@ impl Gallery {
 
 /// The parts `ranges` of `x`, one after the other.
 fn own(x: &Tensor, dim: i64, ranges: &[Range<i64>]) -> Result<Tensor, Error> {
-    let parts = ranges.iter().map(|part| x.f_narrow(dim, part.start, part.end - part.start));
+    let parts = ranges
+        .iter()
+        .map(|part| x.f_narrow(dim, part.start, part.end - part.start));
     Ok(Tensor::f_cat(&parts.collect::<Result<Vec<_>, _>>()?, dim)?)
 }
 

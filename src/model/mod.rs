@@ -11,9 +11,9 @@ mod attention;
 mod block;
 mod config;
 mod experts;
-mod gallery;
 #[doc(hidden)]
 pub mod formula;
+mod gallery;
 mod head;
 mod keys;
 mod layout;

@@ -225,7 +225,8 @@ impl<'a> Activations<'a> {
                 continue;
             };
             let _ = activations
-                .shallow_clone().f_mul_(&factors.f_to_kind(activations.kind())?)?;
+                .shallow_clone()
+                .f_mul_(&factors.f_to_kind(activations.kind())?)?;
         }
         Ok(())
     }

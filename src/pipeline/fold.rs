@@ -97,7 +97,14 @@ impl<'a> FoldProof<'a> {
         biases: &[Option<Tensor>],
     ) -> Result<()> {
         let (block, state) = &mut self.original;
-        let outputs = run(stage, block, (state, &self.places), linears, biases, self.compute)?;
+        let outputs = run(
+            stage,
+            block,
+            (state, &self.places),
+            linears,
+            biases,
+            self.compute,
+        )?;
         *state = block.mix(stage, outputs, state.shallow_clone(), &self.places, None)?;
         Ok(())
     }
@@ -139,7 +146,14 @@ impl<'a> FoldProof<'a> {
             }
             Fold::Rows { .. } | Fold::None => {}
         }
-        let outputs = run(stage, block, (state, &self.places), scaled, biases, self.compute)?;
+        let outputs = run(
+            stage,
+            block,
+            (state, &self.places),
+            scaled,
+            biases,
+            self.compute,
+        )?;
         let before = state.shallow_clone();
         let kept = copies(&outputs)?;
         *state = block.mix(stage, outputs, state.shallow_clone(), &self.places, None)?;

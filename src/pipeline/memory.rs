@@ -43,7 +43,7 @@ pub struct MemoryPlan {
 
 impl MemoryPlan {
     /// The fastest plan that takes at most `budget` bytes of the host's memory. The model sees with a `tower` of so many bytes,
-    /// which is gone before the first stage.
+    /// which is gone before the first stage, so many images.
     ///
     /// # Errors
     /// [`ResourceError`] if the run does not fit even when it is made as small as it can be.
@@ -51,18 +51,26 @@ impl MemoryPlan {
         model: &Model,
         settings: &Settings,
         compute: Compute,
-        tower: usize,
+        [tower, n_images]: [usize; 2],
         budget: u64,
     ) -> Result<Self, ResourceError> {
         let element = compute.kind.elt_size_in_bytes();
         let windows = settings.num_samples;
         let stages = || model.layers.iter().flat_map(|layer| &layer.stages);
+        // Images that layers attend to wait beside the activations.
+        let n_looked_at = model.vision.as_ref().and_then(Vision::n_looked_at);
+        let n_looked_at = n_looked_at.unwrap_or(0);
+        let images = n_images * n_looked_at * model.config.hidden_size * element;
         // The stage that takes the most, its weights and the tokens that run through it together.
         let widest = |batch_size: usize, slice: Option<usize>| {
             let both = stages().map(|stage| {
                 // Attention needs whole windows.
                 let slice = slice.filter(|_| stage.is_tokenwise());
-                let tokens = batch_size * slice.unwrap_or(settings.seq_len);
+                let tokens = match stage.input {
+                    // As if each window had one.
+                    StageInput::Images => batch_size * n_looked_at,
+                    _ => batch_size * slice.unwrap_or(settings.seq_len),
+                };
                 (
                     stage_bytes(stage, element),
                     tokens * token_bytes(stage, element),
@@ -82,7 +90,7 @@ impl MemoryPlan {
             // As if all tokens were those of images.
             let n_deep = model.vision.as_ref().map_or(0, Vision::n_deep);
             let width = model.config.hidden_size * (1 + n_deep) + slot_width;
-            let activations = windows * settings.seq_len * width * element;
+            let activations = windows * settings.seq_len * width * element + images;
             Self {
                 batch_size,
                 recompute,
@@ -245,7 +253,7 @@ mod tests {
             device: Device::Cpu,
             kind: Kind::BFloat16,
         };
-        MemoryPlan::new(&model, &settings, compute, 0, budget)
+        MemoryPlan::new(&model, &settings, compute, [0, 0], budget)
     }
 
     #[test]

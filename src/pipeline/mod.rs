@@ -96,9 +96,9 @@ pub fn compute(choice: &crate::cli::settings::ComputeChoice) -> Result<Compute> 
 /// # Errors
 /// All that [`crate::fault::Fault`] tells apart. Nothing is left in the output directory's place.
 pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Result<Report> {
-    let source = selection::open(settings)?;
+    let mut source = selection::open(settings)?;
     let compute = compute(&settings.compute)?;
-    let plan = Plan::new(&source, settings, compute)?;
+    let mut plan = Plan::new(&source, settings, compute)?;
     plan.check_disk(&settings.output)?;
     let mut warnings = warn_of(&plan);
     let mut times = Times::default();
@@ -124,6 +124,15 @@ pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Re
     for note in data.notes.into_iter().chain(sight::left_out(&windows)) {
         tracing::warn!("{note}");
         warnings.push(note);
+    }
+    if source.model.layers.iter().any(|layer| layer.config.looks) {
+        let n_images = sight::n_distinct_images(&windows);
+        if n_images == 0 {
+            let warning = selection::leave_unseen_in_float(&mut source)?;
+            tracing::warn!("{warning}");
+            warnings.push(warning);
+        }
+        plan = Plan::with_images(&source, settings, compute, n_images)?;
     }
     if windows.ids.len() < settings.num_samples {
         let warning = format!(

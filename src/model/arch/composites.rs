@@ -5,10 +5,10 @@ use serde_json::Value;
 
 use super::glm4::GLM4;
 use super::llama::LLAMA;
+use super::mllama_text::MLLAMA_TEXT;
 use super::qwen2::QWEN2;
 use super::qwen3::QWEN3;
 use super::{Architecture, gemma, gemma3_text, gemma4_text, glm4_moe, llama4_text, ministral3};
-use super::mllama_text::MLLAMA_TEXT;
 use super::{qwen3_5_moe, qwen3_5_text, qwen3_vl_moe};
 
 /// A model with a language model inside.

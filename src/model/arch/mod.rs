@@ -89,8 +89,8 @@ mod youtu;
 
 use super::Error;
 pub use attention::{
-    Alibi, Attention, AttentionScale, Borrowing, CrossAttention, FullLayers, KvHeads, Latent, Pairs, Positions,
-    QkNorm, RopeLayers, Rotary, Temperature, WindowRule,
+    Alibi, Attention, AttentionScale, Borrowing, CrossAttention, FullLayers, KvHeads, Latent,
+    Pairs, Positions, QkNorm, RopeLayers, Rotary, Temperature, WindowRule,
 };
 pub use composites::{COMPOSITES, Composite, Names, Text};
 pub use experts::{

@@ -3,8 +3,8 @@
 use super::{Fold, Kept, LinearPlan, Mix, NormPlan, Rows, Slot, Stage, StageInput, XIELU};
 use crate::model::Config;
 use crate::model::arch::{
-    Architecture, Attention, CrossAttention, Experts, Latent, LayerInput, LinearSpec, Mlp, NormKind, NormSite,
-    QkNorm, Role, Split,
+    Architecture, Attention, CrossAttention, Experts, Latent, LayerInput, LinearSpec, Mlp,
+    NormKind, NormSite, QkNorm, Role, Split,
 };
 use crate::model::config::{Activation, ExpertsConfig, KeysValues, LayerConfig, LayerInputConfig};
 use crate::model::stored::Stored;
@@ -79,7 +79,11 @@ impl Resolver<'_> {
         }
         if let Some(row) = self.looks() {
             let gates = [Kept::AttentionGate, Kept::MlpGate].into_iter();
-            kept.extend(gates.zip(row.gates).map(|(gate, name)| (gate, named(name), vec![1])));
+            kept.extend(
+                gates
+                    .zip(row.gates)
+                    .map(|(gate, name)| (gate, named(name), vec![1])),
+            );
         }
         kept.extend(self.mixer_tensors());
         kept
@@ -282,7 +286,10 @@ impl Resolver<'_> {
 
     /// What attends to images, where it does.
     pub(super) fn looks(&self) -> Option<&CrossAttention> {
-        self.arch.cross_attention.as_ref().filter(|_| self.layer.looks)
+        self.arch
+            .cross_attention
+            .as_ref()
+            .filter(|_| self.layer.looks)
     }
 
     /// The stages before attention's output, and that one.

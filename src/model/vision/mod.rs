@@ -10,6 +10,7 @@ mod projector;
 mod rows;
 #[cfg(test)]
 mod tests;
+mod tiled;
 mod tiles;
 mod tower;
 mod towers;
@@ -17,11 +18,13 @@ mod towers;
 use super::keys::{Keys, filled};
 use super::{Compute, Error, Weights};
 use config::TowerConfig;
+use place::Grid;
 use projector::{Projector, Surroundings};
 use rows::{Eyes, Prefixes, Selection};
 pub use rows::{Positions, Sight};
 use serde_json::Value;
 use tch::Tensor;
+use tiled::{TiledConfig, TiledTower};
 use tower::LoadedTower;
 
 /// An image as its tower reads it.
@@ -54,6 +57,7 @@ pub struct Features {
 pub struct Vision {
     eyes: &'static Eyes,
     tower: TowerConfig,
+    tiled: Option<TiledConfig>,
     /// The configuration with transformers' defaults.
     json: Value,
     text_width: usize,
@@ -71,11 +75,19 @@ pub struct Vision {
 pub struct LoadedVision<'a> {
     vision: &'a Vision,
     compute: Compute,
-    tower: LoadedTower,
+    tower: AnyTower,
     projector: Projector,
     deepstack: Vec<Projector>,
     /// `[hidden]`
     newline: Option<Tensor>,
+}
+
+#[derive(Debug)]
+enum AnyTower {
+    /// It reads each tile by itself.
+    Each(LoadedTower),
+    /// It reads all tiles of an image together.
+    Together(TiledTower),
 }
 
 impl Vision {
@@ -113,8 +125,10 @@ impl Vision {
             return Err(vision.unsupported("model_type", &known.join(", ")));
         };
         let tower = TowerConfig::new(row, &filled(&json["vision_config"], row.defaults))?;
+        let tiled = row.global.map(|global| TiledConfig::new(&tower, global));
         let (outputs, last_norm) = match eyes.selection {
             Selection::Last => (vec![tower.n_layers], true),
+            Selection::Tiled => (Vec::new(), false),
             Selection::Layer | Selection::LayerOrLast => {
                 let key = "vision_feature_layer";
                 let value = &json[key];
@@ -143,6 +157,7 @@ impl Vision {
             text_width,
             text_eps,
             without_class: eyes.selection != Selection::Last && strategy == Some("default"),
+            tiled: tiled.transpose()?,
             outputs,
             last_norm,
             image_token,
@@ -159,6 +174,12 @@ impl Vision {
     /// Which later tokens its tokens see.
     pub fn sight(&self) -> Sight {
         self.eyes.sight
+    }
+
+    /// How many embeddings of an image layers attend to, where they do instead of reading them as tokens.
+    pub fn n_looked_at(&self) -> Option<usize> {
+        let tiled = self.tiled.as_ref().filter(|_| self.eyes.looked_at)?;
+        Some(tiled.n_tiles * self.tower.n_positions)
     }
 
     /// How many layers of the language model get features of their own.
@@ -197,17 +218,33 @@ impl Vision {
         });
         let newline = (self.eyes.tiles != rows::Tiles::Each)
             .then(|| compute.place(&weights.tensor(newline, &[self.text_width])?));
+        let tower = match &self.tiled {
+            None => AnyTower::Each(LoadedTower::load(
+                &self.tower,
+                weights,
+                compute,
+                tower_prefix,
+            )?),
+            Some(tiled) => AnyTower::Together(TiledTower::load(
+                &self.tower,
+                tiled,
+                weights,
+                compute,
+                tower_prefix,
+            )?),
+        };
+        let n_outputs = (self.tiled.as_ref()).map_or(self.outputs.len(), TiledConfig::n_outputs);
         Ok(LoadedVision {
             vision: self,
             compute,
-            tower: LoadedTower::load(&self.tower, weights, compute, tower_prefix)?,
+            tower,
             projector: Projector::load(
                 self.eyes.projector,
                 &surroundings,
                 weights,
                 compute,
                 projector,
-                width * self.outputs.len(),
+                width * n_outputs,
             )?,
             deepstack: deepstack.into_iter().collect::<Result<_, _>>()?,
             newline: newline.transpose()?,
@@ -231,15 +268,29 @@ impl LoadedVision<'_> {
     /// [`Error::Image`] where the pixels are not what the tower reads.
     pub fn features(&self, image: &Image) -> Result<Features, Error> {
         let vision = self.vision;
+        let tower = match &self.tower {
+            AnyTower::Each(tower) => tower,
+            AnyTower::Together(tower) => {
+                let (features, n_own) = tower.features(image, self.compute)?;
+                let grid = Grid::new([1, features.size()[1] as usize], None);
+                let embeddings = self.projector.forward(features, grid)?;
+                return Ok(Features {
+                    embeddings: embeddings.f_flatten(0, 1)?,
+                    deep: Vec::new(),
+                    grid: image.grid,
+                    n_looked_at: vision.eyes.looked_at.then_some(n_own),
+                });
+            }
+        };
         let deep = (vision.tower.deepstack.iter()).take(self.deepstack.len());
         let wanted = vision.outputs.iter().copied();
         let wanted: Vec<usize> = wanted.chain(deep.map(|layer| layer + 1)).collect();
-        let (mut outputs, grid) = self.tower.outputs(image, &wanted, self.compute)?;
+        let (mut outputs, grid) = tower.outputs(image, &wanted, self.compute)?;
         let deep = outputs.split_off(vision.outputs.len());
         let mut selected = Vec::new();
         for mut output in outputs {
             if vision.last_norm {
-                output = self.tower.normed(output)?;
+                output = tower.normed(output)?;
             }
             if vision.without_class {
                 output = output.f_narrow(1, 1, output.size()[1] - 1)?;
