@@ -277,7 +277,7 @@ mod tests {
     use super::super::memory::slot_width;
     use super::*;
     use crate::model::Layer;
-    use crate::model::formula::{FormulaWeights, token_ids};
+    use crate::model::formula::{FormulaWeights, token_ids, values};
     use tch::Kind;
 
     /// The statistics of each stage and the state after the layer, with windows of 20 tokens, in no more slots than planned.
@@ -287,6 +287,7 @@ mod tests {
             "num_hidden_layers": 1, "num_attention_heads": 4, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
             "max_position_embeddings": 64, "vocab_size": 64, "num_key_value_heads": 4, "q_lora_rank": 24,
             "kv_lora_rank": 20, "qk_nope_head_dim": 10, "qk_rope_head_dim": 4, "v_head_dim": 12,
+            "cross_attention_layers": [0],
         });
         let model = Model::from_config(&config).unwrap();
         let weights = FormulaWeights::new(&model, Kind::Float);
@@ -308,10 +309,30 @@ mod tests {
         let mut activations =
             Activations::embed(&model, &weights, compute, &windows, &plan).unwrap();
         let layer = Layer::load(&model, &weights, compute, 0).unwrap();
+        let looks = layer.block.looks();
+        if looks {
+            // The second window of the first batch sees nothing.
+            for (window, place) in [(0, 4), (2, 7), (2, 8)] {
+                let rows = values(&format!("image {window} {place}"), &[6, 32]);
+                let features = Features {
+                    embeddings: crate::tensor::from_f32(&rows, &[6, 32]).unwrap(),
+                    deep: Vec::new(),
+                    grid: [1, 1],
+                    n_looked_at: Some(4),
+                };
+                activations.show(window, &[place], &features).unwrap();
+            }
+        }
+        activations.enter_layer(&weights, 0).unwrap();
         let mut found = Vec::new();
         for (stage, linears) in layer.stages {
             let stats = activations.observe(&layer.block, &stage).unwrap();
-            assert_eq!(stats.n_tokens, 60);
+            let expected = match stage.input {
+                StageInput::Images => 3 * 4,
+                _ if looks => 16 + 13,
+                _ => 60,
+            };
+            assert_eq!(stats.n_tokens, expected);
             found.extend([stats.gram, stats.abs_sum]);
             activations.advance(&layer.block, &stage, linears).unwrap();
         }
@@ -322,7 +343,7 @@ mod tests {
 
     #[test]
     fn slices_and_recomputing_change_nothing() {
-        for model_type in ["llama", "youtu"] {
+        for model_type in ["llama", "mllama", "youtu"] {
             let whole = through_one_layer(model_type, false, None);
             for recompute in [false, true] {
                 for slice in [Some(1), Some(7), Some(20), None] {
