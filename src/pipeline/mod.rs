@@ -133,6 +133,7 @@ pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Re
             warnings.push(warning);
         }
         plan = Plan::with_images(&source, settings, compute, n_images)?;
+        plan.check_disk(&settings.output)?;
     }
     if windows.ids.len() < settings.num_samples {
         let warning = format!(

@@ -215,6 +215,26 @@ fn logits_of_looking(
 }
 
 #[test]
+fn tiles_that_the_tower_has_no_embedding_of_are_refused() {
+    let cases = Golden::open().cases();
+    let case = cases.iter().find(|case| case.name == "mllama").unwrap();
+    let vision = Vision::new(&case.config, 48, 1e-5).unwrap().unwrap();
+    let loaded = vision.load(&case.weights, F32).unwrap();
+    for grid in [[1, 2], [3, 2]] {
+        let image = Image {
+            grid,
+            ..case.picture(0)
+        };
+        let error = loaded.features(&image).unwrap_err().to_string();
+        let words = format!(
+            "[3, 3, 28, 28] are no {} rows of {} tiles of 28 pixels",
+            grid[0], grid[1]
+        );
+        assert!(error.contains(&words), "{error}");
+    }
+}
+
+#[test]
 fn what_no_row_describes_is_refused_by_name() {
     let config = serde_json::json!({
         "model_type": "llava", "image_token_index": 5, "vision_config": {"model_type": "timm_wrapper"},
