@@ -103,6 +103,9 @@ pub struct QuantizeArgs {
     /// Quantize no other linears than those whose names this regular expression is found in (repeatable)
     #[arg(long, value_name = "REGEX")]
     pub only: Vec<Regex>,
+    /// Round the linears of a vision tower to 8 bits too (with --gptq and 8 bits); else they stay as they are
+    #[arg(long)]
+    pub quantize_vision: bool,
     /// JSON file with AutoAWQ's, GPTQ's or transformers' quantization keys to replay; flags override it
     #[arg(long, value_name = "FILE")]
     pub quant_config: Option<PathBuf>,

@@ -51,6 +51,10 @@ pub enum Error {
         pattern: String,
         example: String,
     },
+    #[error("--quantize-vision rounds to 8 bits: take it with --gptq and 8 bits, or leave it out")]
+    VisionBits,
+    #[error("--quantize-vision: {model_type} has no vision tower that is known here; leave it out")]
+    NoTower { model_type: String },
     #[error("--ignore and --only leave nothing to quantize; allow some linears, such as {example}")]
     NothingLeft { example: String },
     #[error("{path}: {message}")]
@@ -157,6 +161,8 @@ pub struct Selection {
     pub ignore: Vec<Regex>,
     /// Where there are any, only those are quantized that one of these is found in.
     pub only: Vec<Regex>,
+    /// Whether those of a vision tower are quantized too.
+    pub vision: bool,
 }
 
 impl Selection {
@@ -219,6 +225,9 @@ impl Settings {
                 allowed: allowed_text,
                 bits,
             });
+        }
+        if args.quantize_vision && (method, bits) != (Method::Gptq, 8) {
+            return Err(Error::VisionBits);
         }
         let group_size = match args.group_size {
             None => replay.group_size.unwrap_or(DEFAULT_GROUP_SIZE),
@@ -292,6 +301,7 @@ impl Settings {
                 min_zero_point: format.min_zero_point(symmetric),
             },
             selection: Selection {
+                vision: args.quantize_vision,
                 ignore: args.ignore,
                 only: args.only,
             },

@@ -15,6 +15,7 @@ mod outbox;
 mod plan;
 mod selection;
 mod solve;
+mod tower;
 
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,7 @@ pub use selection::open;
 
 use activations::Activations;
 use outbox::Outbox;
+use tower::AsWritten;
 
 use crate::calibration::{self, ChatTemplate, Reading, Tokenizer, Windows};
 use crate::checkpoint::Writer;
@@ -156,6 +158,9 @@ pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Re
     times
         .write
         .time(|| write_outside_layers(&writer, &source, &plan))?;
+    let tower = times
+        .write
+        .time(|| plan.tower.write(&writer, &source, settings))?;
     let (linears, beside) = Outbox::with(&writer, settings.format, |outbox| {
         let run = Run {
             settings,
@@ -167,7 +172,7 @@ pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Re
         quantize_layers(&run, &plan, &windows, images, &mut times, &vram)
     })?;
     warnings.extend(starved_experts(&linears));
-    describe::write_config(&writer, &source, settings)?;
+    describe::write_config(&writer, &source, settings, &plan.tower)?;
     let sidecars = writer.copy_sidecars(&settings.model)?;
     tracing::debug!("copied {}", sidecars.join(", "));
 
@@ -206,6 +211,7 @@ pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Re
         recompute: plan.memory.recompute,
         slice: plan.memory.slice,
         linears,
+        tower,
         warnings,
         seconds,
         phases: work.phases(&rates, &times, beside, seconds),
@@ -305,8 +311,14 @@ fn quantize_layers(
     if let Some(processor) = images {
         vram.set_stage("images");
         (times.images).time(|| {
+            let weights = AsWritten {
+                source: run.source,
+                tower: &plan.tower,
+                scheme: run.settings.scheme,
+            };
             sight::show(
                 run.source,
+                &weights,
                 run.compute,
                 processor,
                 windows,

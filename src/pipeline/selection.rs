@@ -13,9 +13,12 @@ use crate::weights::ModelDir;
 pub fn open(settings: &Settings) -> Result<ModelDir> {
     let mut source = ModelDir::open(&settings.model)?;
     let selection = &settings.selection;
-    let model = &mut source.model;
-    let names = model.layers.iter().flat_map(LayerPlan::linears);
+    let names = source.model.layers.iter().flat_map(LayerPlan::linears);
     let names: Vec<&str> = names.map(|linear| &linear.name[..]).collect();
+    let in_tower = match &source.model.vision {
+        Some(vision) if selection.vision => vision.linears(&source),
+        _ => Vec::new(),
+    };
     let example = || {
         let last = names
             .last()
@@ -24,7 +27,8 @@ pub fn open(settings: &Settings) -> Result<ModelDir> {
         last.to_owned()
     };
     for (option, pattern) in selection.patterns() {
-        if !names.iter().any(|name| pattern.is_match(name)) {
+        let mut named = (names.iter().copied()).chain(in_tower.iter().map(|linear| &linear.0[..]));
+        if !named.any(|name| pattern.is_match(name)) {
             let (pattern, example) = (pattern.to_string(), example());
             return Err(settings::Error::NoSuchLinear {
                 option,
@@ -34,9 +38,12 @@ pub fn open(settings: &Settings) -> Result<ModelDir> {
             .into());
         }
     }
-    if names.iter().all(|name| selection.leaves_in_float(name)) {
+    let mut named = (names.iter().copied()).chain(in_tower.iter().map(|linear| &linear.0[..]));
+    if named.all(|name| selection.leaves_in_float(name)) {
         return Err(settings::Error::NothingLeft { example: example() }.into());
     }
-    model.leave_in_float(&|name| selection.leaves_in_float(name));
+    source
+        .model
+        .leave_in_float(&|name| selection.leaves_in_float(name));
     Ok(source)
 }

@@ -27,6 +27,8 @@ pub struct Report {
     pub slice: Option<usize>,
     /// In the order in which they were quantized.
     pub linears: Vec<LinearReport>,
+    /// What the model sees with, where that is quantized too.
+    pub tower: Option<TowerReport>,
     /// Warnings that the run gave.
     pub warnings: Vec<String>,
     /// Whole run, process start to the last byte written.
@@ -114,6 +116,16 @@ pub struct LinearReport {
     pub seconds: f64,
     pub awq: Option<AwqReport>,
     pub gptq: Option<GptqReport>,
+}
+
+/// What became of the linears of a vision tower, all rounded to nearest.
+#[derive(Debug, Clone, Serialize)]
+pub struct TowerReport {
+    pub linears: usize,
+    /// The sum of all weights' squared changes over that of their squares.
+    pub relative_weight_error: f64,
+    /// Linears whose width the group size does not divide.
+    pub in_float: Vec<String>,
 }
 
 /// What AWQ's searches found, for the stage that the linear belongs to.

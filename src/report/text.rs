@@ -93,6 +93,15 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
             .slice
             .map_or(String::new(), |slice| format!(", {slice} tokens a slice"))
     )?;
+    if let Some(tower) = &report.tower {
+        writeln!(
+            out,
+            "tower        {} linears rounded to nearest, relative weight error {:.2e}; {} in float, as the group size does not divide them",
+            tower.linears,
+            tower.relative_weight_error,
+            tower.in_float.len()
+        )?;
+    }
     for warning in &report.warnings {
         writeln!(out, "warning      {warning}")?;
     }
