@@ -23,8 +23,10 @@ prepare_buildah() {
   fi
   local mirror
   mirror=$(awk '/^URIs:/ { print $2; exit } /^deb / { print $2; exit }' /etc/apt/sources.list.d/*.sources /etc/apt/sources.list 2>/dev/null || true)
-  debootstrap --variant=minbase bookworm "$scratch/debian" $mirror >"$scratch/debootstrap.log" || fail "$(tail -3 "$scratch/debootstrap.log")"
+  # With certificates already there: their package would write where this machine's are mounted.
+  debootstrap --variant=minbase --include=ca-certificates bookworm "$scratch/debian" $mirror >"$scratch/debootstrap.log" || fail "$(tail -3 "$scratch/debootstrap.log")"
   rm -rf "$scratch"/debian/var/cache/apt/archives/*.deb "$scratch"/debian/var/lib/apt/lists/* "$scratch"/debian/usr/share/{doc,man,locale}/*
+  if ls /etc/apt/sources.list.d/*.sources >/dev/null 2>&1; then rm -f "$scratch/debian/etc/apt/sources.list"; fi
   base debian:bookworm-slim "$scratch/debian"
   # The toolchain where the official image has it.
   mkdir -p "$scratch"/rust/usr/local/rust

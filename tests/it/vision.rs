@@ -93,6 +93,11 @@ fn processor(name: &str, config: &Value) -> (Value, Value, &'static str, &'stati
             json!({"vision_aspect_ratio": config["vision_aspect_ratio"]}),
             image,
         ),
+        "paligemma" => (
+            json!({"image_processor_type": "SiglipImageProcessor", "size": square, "image_seq_length": 16}),
+            json!({}),
+            image,
+        ),
         "mistral3" => (
             json!({"image_processor_type": "PixtralImageProcessor", "size": {"longest_edge": 56}}),
             json!({"patch_size": 7, "spatial_merge_size": 2}),

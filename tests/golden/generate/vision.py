@@ -52,6 +52,8 @@ CASES = {
     "llava_onevision_shrunk": (
         TEXT["llava_onevision"] | {"vision_aspect_ratio": "anyres_max_2"}, tiles(5) | {"size": [50, 56], "grid": [2, 2]}),
     "mistral3": (TEXT["mistral3"], {"pixels": [1, 3, 28, 42], "size": [28, 42]}),
+    "paligemma": (TEXT["paligemma"], tiles(1)),
+    "paligemma_gemma2": (TEXT["paligemma_gemma2"], tiles(1)),
     "pixtral": (TEXT["pixtral"], {"pixels": [1, 3, 35, 21], "size": [35, 21]}),
     "qwen2_vl": (TEXT["qwen2_vl"], patches(6, 4)),
     "qwen2_5_vl": (TEXT["qwen2_5_vl"], patches(6, 10)),
@@ -109,6 +111,9 @@ def prompt_logits(model, config, ids, arguments):
     is_image = (ids == TOKENS["image_token_id"]).int()
     if config["model_type"] == "gemma3":
         arguments = arguments | {"token_type_ids": is_image}
+    if config["model_type"] == "paligemma":
+        # The words are read as an answer's: none sees later ones.
+        arguments = arguments | {"token_type_ids": 1 - is_image}
     if "image_grid_thw" in arguments:
         arguments = arguments | {"mm_token_type_ids": is_image}
     return model(ids, use_cache=False, **arguments).logits[0, 2::3]
@@ -122,9 +127,11 @@ def main():
         model, shapes = load(config)
         found = features(model, pictures(name, config, image, [0]))
         n_tokens = found.shape[1]
+        # Its images come one after the other.
+        before = [2, 0] if config["model_type"] == "paligemma" else [2, 1]
         rows = [
             prompt_logits(model, config, prompt(name, n_tokens, [5]), pictures(name, config, image, [0])),
-            prompt_logits(model, config, prompt(name, n_tokens, [2, 1]), pictures(name, config, image, [1, 2])),
+            prompt_logits(model, config, prompt(name, n_tokens, before), pictures(name, config, image, [1, 2])),
         ]
         made[name], made[f"{name} logits"] = found.numpy(), torch.stack(rows).numpy()
         about[name] = json.dumps({"config": config, "image": image, "tensors": shapes})
