@@ -141,6 +141,9 @@ pub struct QuantizeArgs {
 
     #[command(flatten)]
     pub compute: ComputeArgs,
+    /// Milliseconds between two readings of the memory in use, of this process and of the GPU
+    #[arg(long, value_name = "MS", default_value_t = 50, help_heading = "Device")]
+    pub vram_interval: usize,
 
     /// Output directory [default: MODEL/METHOD-BITRATE, such as MODEL/AWQ-4bit]
     #[arg(long, short, value_name = "DIR", help_heading = "Output")]

@@ -197,7 +197,16 @@ fn the_output_is_a_whole_model_directory() {
             .iter()
             .all(|linear| linear["relative_error"].as_f64().unwrap() > 0.0)
     );
-    assert!(report["peak_rss_bytes"].as_u64().unwrap() > 1 << 20);
+    let ram = &report["memory"]["ram"];
+    assert!(ram["peak"]["bytes"].as_u64().unwrap() > 1 << 20);
+    assert!(ram["peak"]["seconds"].as_f64().unwrap() <= report["seconds"].as_f64().unwrap() + 1.0);
+    assert_ne!(ram["peak"]["stage"], "");
+    assert!(ram["samples"].as_u64().unwrap() >= 2, "{ram}");
+    assert_eq!(
+        (&ram["failed"], &report["memory"]["interval_ms"]),
+        (&0.into(), &50.into())
+    );
+    assert!(report["memory"]["vram"].is_null());
     let log = fs::read_to_string(output.join("quantization_report.log")).unwrap();
     for words in [
         "peak VRAM",
