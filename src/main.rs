@@ -40,12 +40,13 @@ fn run(cli: Cli, start: Instant) -> Result<()> {
     // Nothing here trains: without this guard every operation would keep what a backward pass needs.
     let _no_grad = tch::no_grad_guard();
     nibble::kernels::choose()?;
-    if !matches!(cli.command, Some(Command::Inspect(_))) {
+    if !matches!(cli.command, Some(Command::Inspect(_) | Command::Devices(_))) {
         device::environment::sleep_while_waiting();
     }
     match cli.command {
         None => commands::quantize(cli.quantize, start),
         Some(Command::Bench(args)) => commands::bench(args, start),
+        Some(Command::Devices(args)) => commands::devices(&args),
         Some(Command::Eval(args)) => commands::evaluate(&args),
         Some(Command::Generate(args)) => commands::generate(&args),
         Some(Command::Inspect(args)) => commands::inspect(&args),

@@ -31,6 +31,8 @@ pub enum Command {
     /// Quantize into a directory that is removed again, and print each part's seconds beside the machine's floor
     #[command(hide = true)]
     Bench(QuantizeArgs),
+    /// Say what can compute here, CPU and GPUs, and why the rest cannot
+    Devices(DevicesArgs),
     /// Measure perplexity, and the KL divergence from the original, of a plain or quantized model directory
     Eval(EvalArgs),
     /// Continue a prompt with a plain or quantized model directory
@@ -227,6 +229,13 @@ pub struct GenerateArgs {
     pub seed: u64,
     #[command(flatten)]
     pub compute: ComputeArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct DevicesArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -99,8 +99,10 @@ impl Driver {
         let functions = &self.functions;
         let mut count = 0;
         // SAFETY: 0 is the only flag there is; the second call writes one number.
-        self.check(unsafe { (functions.init)(0) })?;
-        self.check(unsafe { (functions.count)(&raw mut count) })?;
+        unsafe {
+            self.check((functions.init)(0))?;
+            self.check((functions.count)(&raw mut count))?;
+        }
         (0..count).map(|index| self.gpu(index)).collect()
     }
 
@@ -185,15 +187,10 @@ pub fn load_libtorch_cuda() -> Result<(), Error> {
 
 /// A UUID as it is usually written.
 fn hyphenated(uuid: [u8; 16]) -> String {
-    let hex = |bytes: &[u8]| -> String { bytes.iter().map(|byte| format!("{byte:02x}")).collect() };
-    let groups = [
-        &uuid[..4],
-        &uuid[4..6],
-        &uuid[6..8],
-        &uuid[8..10],
-        &uuid[10..],
-    ];
-    groups.map(hex).join("-")
+    let hex = format!("{:032x}", u128::from_be_bytes(uuid));
+    [0..8, 8..12, 12..16, 16..20, 20..32]
+        .map(|group| &hex[group])
+        .join("-")
 }
 
 #[cfg(test)]

@@ -27,18 +27,25 @@ pub struct WatchedGpu {
 
 impl WatchedGpu {
     /// The GPU, or the part of one, with CUDA's `uuid`.
-    pub fn open(uuid: &str) -> Result<Self, NvmlError> {
-        let nvml = library()?;
+    ///
+    /// # Errors
+    /// Why NVML cannot show it.
+    pub fn open(uuid: &str) -> Result<Self, String> {
+        let nvml = library().map_err(|error| reason(&error))?;
         // As a whole, or as a part of one that is split (MIG).
-        let device = (nvml.device_by_uuid(format!("GPU-{uuid}"))).or_else(|error| {
-            nvml.device_by_uuid(format!("MIG-{uuid}"))
-                .map_err(|_| error)
-        })?;
-        Ok(Self {
-            name: device.name()?,
-            total_bytes: device.memory_info()?.total,
-            device,
-        })
+        let whole = nvml.device_by_uuid(format!("GPU-{uuid}"));
+        let part = || nvml.device_by_uuid(format!("MIG-{uuid}"));
+        let open = |device: Device<'static>| {
+            Ok(Self {
+                name: device.name()?,
+                total_bytes: device.memory_info()?.total,
+                device,
+            })
+        };
+        (whole
+            .or_else(|error| part().map_err(|_| error))
+            .and_then(open))
+        .map_err(|error| format!("GPU {uuid}: {}", reason(&error)))
     }
 
     /// What is in use now.
@@ -86,14 +93,27 @@ pub struct Row {
 }
 
 /// All GPUs that NVML shows.
-pub fn table() -> Result<Table, NvmlError> {
-    let nvml = library()?;
-    Ok(Table {
-        driver: nvml.sys_driver_version()?,
-        gpus: (0..nvml.device_count()?)
-            .map(|index| row(nvml, index))
-            .collect(),
-    })
+///
+/// # Errors
+/// Why it shows nothing.
+pub fn table() -> Result<Table, String> {
+    let table = || {
+        let nvml = library()?;
+        let indices = 0..nvml.device_count()?;
+        Ok(Table {
+            driver: nvml.sys_driver_version()?,
+            gpus: indices.map(|index| row(nvml, index)).collect(),
+        })
+    };
+    table().map_err(|error| reason(&error))
+}
+
+/// What went wrong, in the words of who says so.
+fn reason(error: &NvmlError) -> String {
+    match error {
+        NvmlError::LibloadingError(error) => error.to_string(),
+        error => error.to_string(),
+    }
 }
 
 fn row(nvml: &Nvml, index: u32) -> Row {

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use tch::Device;
 
-pub use plan::Plan;
+pub use plan::{MEMORY_SHARE, Plan};
 
 use activations::Activations;
 use outbox::Outbox;

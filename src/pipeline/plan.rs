@@ -23,7 +23,7 @@ use crate::report::{human_bytes, human_seconds};
 use crate::weights::ModelDir;
 
 /// Share of the free memory that a run takes where nothing else is asked for.
-const MEMORY_SHARE: f64 = 0.75;
+pub const MEMORY_SHARE: f64 = 0.75;
 
 /// The tensors to write, what loads them, and what the run needs.
 pub struct Plan {
@@ -129,7 +129,7 @@ impl Plan {
             elements.sum::<usize>() * compute.kind.elt_size_in_bytes()
         });
         let budget = settings.memory.unwrap_or_else(|| {
-            let free = device::memory::available_bytes().unwrap_or(u64::MAX);
+            let free = device::memory::room().map_or(u64::MAX, |room| room.free_bytes);
             (free as f64 * MEMORY_SHARE) as u64
         });
         Ok(Self {

@@ -180,9 +180,10 @@ pub fn memory_lines(memory: &Readings) -> String {
         }
     }
     let lines = lines.into_iter();
-    lines
-        .map(|(label, value)| format!("{label:<26}  {value}\n"))
-        .collect()
+    let lines: Vec<String> = lines
+        .map(|(label, value)| format!("{label:<26}  {value}"))
+        .collect();
+    lines.join("\n") + "\n"
 }
 
 /// Operations, ideal and measured seconds of each part of the run, and the rates behind the ideal.

@@ -23,10 +23,14 @@ pub struct Finished {
 
 /// Runs the program on the CPU, with the plain log of a pipe.
 pub fn nibble<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Finished {
-    let output = Command::new(env!("CARGO_BIN_EXE_nibble"))
-        .args(args)
-        .output()
-        .unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nibble"));
+    command.args(args);
+    finished(command)
+}
+
+/// Runs a program to its end.
+pub fn finished(mut command: Command) -> Finished {
+    let output = command.output().unwrap();
     Finished {
         code: output.status.code().unwrap_or(-1),
         stdout: String::from_utf8(output.stdout).unwrap(),
