@@ -185,10 +185,10 @@ pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Re
     tracing::debug!("copied {}", sidecars.join(", "));
 
     let seconds = start.elapsed().as_secs_f64();
-    monitor.enter("the machine's rates");
+    // Before the rates are measured again, which would need more than many a run.
+    let memory = monitor.finish();
     let rates = rates.better(Rates::measure(compute.device, compute.kind)?);
     let work = plan.work(&source, settings, windows.ids.len());
-    let memory = monitor.finish();
     if let Some(note) = &memory.note {
         tracing::warn!("{note}");
         warnings.push(note.clone());

@@ -84,12 +84,16 @@ fn in_use(memory: &Readings) -> String {
     let bytes = |bytes: Option<u64>| bytes.map_or("?".to_owned(), human_bytes);
     match &memory.vram {
         Some(vram) => format!(
-            "VRAM {} of {}, {}",
+            "VRAM {} of {} ({})",
             bytes(vram.device.current_bytes),
             human_bytes(vram.total_bytes),
             peaks(memory)
         ),
-        None => format!("RAM {}, {}", bytes(memory.ram.current_bytes), peaks(memory)),
+        None => format!(
+            "RAM {} ({})",
+            bytes(memory.ram.current_bytes),
+            peaks(memory)
+        ),
     }
 }
 

@@ -241,7 +241,7 @@ fn an_nvml_that_fails_is_no_reason_to_fail() {
     fs::write(&state, "error 15").unwrap();
     let (text, json) = libraries.devices(&[("STUB_NVML_STATE", state.to_str().unwrap())]);
     let lost = json["nvml"]["gpus"][1]["error"].as_str().unwrap();
-    assert!(lost.contains("fallen off the bus"), "{lost}");
+    assert!(lost.contains("fell off the bus"), "{lost}");
     assert!(text.contains(&format!("memory unknown: {lost}")), "{text}");
 }
 
@@ -330,7 +330,7 @@ fn vram_is_followed_until_the_gpu_vanishes() {
             assert!(vram.device.samples >= 4 && vram.device.failed >= 2);
             let note = readings.note.as_deref().unwrap();
             assert!(
-                note.contains("failed") && note.contains("fallen off the bus"),
+                note.contains("failed") && note.contains("fell off the bus"),
                 "{note}"
             );
 
