@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nibble::device::Choice;
 use nibble::model::Model;
 use nibble::model::formula::FormulaWeights;
 use safetensors::tensor::TensorView;
@@ -21,10 +22,27 @@ pub struct Finished {
     pub stderr: String,
 }
 
-/// Runs the program on the CPU, with the plain log of a pipe.
+/// The environment variable with the device that the tests' runs compute on, such as `cuda`; without it the program chooses.
+const DEVICE: &str = "NIBBLE_TEST_DEVICE";
+
+/// The device that runs compute on, where [`DEVICE`] asks for one.
+pub fn device() -> Option<Choice> {
+    let device = std::env::var(DEVICE).ok()?;
+    Some(device.parse().unwrap())
+}
+
+/// Runs the program on the device of [`device`], with the plain log of a pipe.
 pub fn nibble<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Finished {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nibble"));
-    command.args(args);
+    let args: Vec<A> = args.into_iter().collect();
+    command.args(&args);
+    // Where the program computes, and the test asks for no device itself.
+    let chosen = ["inspect", "devices", "--device", "--force-cpu"].map(OsStr::new);
+    if let Ok(device) = std::env::var(DEVICE)
+        && !args.iter().any(|arg| chosen.contains(&arg.as_ref()))
+    {
+        command.args(["--device", &device]);
+    }
     finished(command)
 }
 
