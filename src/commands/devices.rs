@@ -82,7 +82,7 @@ pub fn devices(args: &DevicesArgs) -> Result<()> {
 impl Devices {
     fn find() -> Result<Self> {
         let room = memory::room();
-        let problem = device::usable_gpu(0).err();
+        let problem = device::working_gpu(0).err();
         let auto = match problem {
             None => Device::Cuda(0),
             Some(_) => Device::Cpu,

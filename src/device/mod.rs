@@ -16,7 +16,7 @@ use std::ffi::c_int;
 use std::str::FromStr;
 use std::sync::OnceLock;
 
-use tch::{Cuda, Device, Kind};
+use tch::{Cuda, Device, Kind, TchError, Tensor};
 
 use driver::{Driver, Gpu, Version};
 
@@ -81,6 +81,15 @@ pub enum Error {
     /// The driver shows GPUs, libtorch does not.
     #[error("no CUDA: the driver shows {0} GPUs, libtorch none; see nvidia-smi")]
     NotCounted(usize),
+    /// A GPU that fails at a first product.
+    #[error("no CUDA: cuda:{index} cannot multiply: {reason}; see nvidia-smi and dmesg")]
+    Broken { index: usize, reason: String },
+    /// A GPU that does not compute as promised.
+    #[error(
+        "no CUDA: cuda:{index} rounds the factors of float32 products (TF32); take TORCH_ALLOW_TF32_CUBLAS_OVERRIDE out of \
+         the environment"
+    )]
+    Rounds { index: usize },
     /// A number beyond the last GPU.
     #[error("no device cuda:{index}: the last of the {count} GPUs is cuda:{}", count - 1)]
     NoSuchGpu { index: usize, count: usize },
@@ -139,9 +148,9 @@ impl FromStr for Choice {
 pub fn select(choice: Choice) -> Result<Device, Error> {
     match choice {
         Choice::Cpu => Ok(Device::Cpu),
-        Choice::Cuda(index) => usable_gpu(index).map(|_| Device::Cuda(index)),
-        Choice::Auto => Ok(match usable_gpu(0) {
-            Ok(_) => Device::Cuda(0),
+        Choice::Cuda(index) => working_gpu(index),
+        Choice::Auto => Ok(match working_gpu(0) {
+            Ok(gpu) => gpu,
             Err(reason) => {
                 if matches!(reason, Error::NoDriver { .. }) {
                     tracing::info!("computing on the CPU: {reason}");
@@ -174,6 +183,33 @@ pub fn driver() -> Result<&'static Driver, Error> {
         .get_or_init(Driver::load)
         .as_ref()
         .map_err(Clone::clone)
+}
+
+/// The GPU, after a first product that came out right.
+pub fn working_gpu(index: usize) -> Result<Device, Error> {
+    usable_gpu(index)?;
+    let device = Device::Cuda(index);
+    match keeps_float32(device) {
+        Ok(true) => Ok(device),
+        Ok(false) => Err(Error::Rounds { index }),
+        Err(error) => {
+            let reason = error.to_string();
+            let reason = reason.lines().next().unwrap_or_default().to_owned();
+            Err(Error::Broken { index, reason })
+        }
+    }
+}
+
+/// Whether products of float32 matrices are those of float32 numbers. libtorch can be told, by its environment alone, to let
+/// GPUs round the factors to 11 bits first (TF32), with which a Gram matrix may not even be one.
+fn keeps_float32(device: Device) -> Result<bool, TchError> {
+    const SIZE: i64 = 256;
+    let value = 1.0 + 2f64.powi(-12);
+    let factor = Tensor::f_full([SIZE, SIZE], value, (Kind::Float, device))?;
+    let product = factor.f_mm(&factor.f_ones_like()?)?;
+    // These sums are float32 numbers, every one on the way to them too.
+    let right = product.f_eq(value * SIZE as f64)?;
+    Ok(right.f_all()?.f_int64_value(&[])? == 1)
 }
 
 /// The GPU that CUDA and libtorch count as `index`, if libtorch can compute on it.
@@ -248,6 +284,14 @@ mod tests {
                 assert_eq!(select(Choice::Auto), Ok(Device::Cpu));
                 assert_eq!(select(Choice::Cuda(1)), Err(error));
             }
+        }
+    }
+
+    #[test]
+    fn products_keep_float32() {
+        let device = select(Choice::Auto).unwrap();
+        for device in [Device::Cpu, device] {
+            assert!(keeps_float32(device).unwrap());
         }
     }
 
