@@ -42,9 +42,10 @@ compare: build model $(TOOLS)/ready
 golden: model
 	PYTHON=$(PYTHON) scripts/golden.sh
 
-# Quantizes a tiny model of every family, dequantizes it by other code and holds it against transformers.
+# Quantizes a tiny model of every family, dequantizes it by other code and holds it against transformers, also on images.
 families: build
 	$$(PYTHON=$(PYTHON) scripts/venv.sh transformers) -B scripts/clients/families.py --nibble $(NIBBLE)
+	$$(PYTHON=$(PYTHON) scripts/venv.sh transformers) -B scripts/clients/images.py --nibble $(NIBBLE)
 
 # Loads what Nibble writes in transformers and in vLLM, and compares their perplexity with Nibble's own.
 clients: build model

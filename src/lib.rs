@@ -26,6 +26,7 @@ pub mod pack;
 pub mod pipeline;
 pub mod quant;
 pub mod report;
+pub mod sight;
 pub mod tensor;
 pub mod weights;
 

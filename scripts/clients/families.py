@@ -83,14 +83,15 @@ def dequantize(get, quantization):
     return np.ascontiguousarray(((codes.astype(np.float32) - zeros[groups]) * scales[groups]).T)
 
 
-def covered(name, quantization, prefix):
+def covered(name, quantization):
     """Whether a reader of `quantization` takes the linear for a quantized one."""
     if quantization["quant_method"] == "awq":
         # As vLLM reads it: a part of the name is enough.
         return not any(dense in name for dense in quantization["modules_to_not_convert"])
     skipped = any(re.match(rule[2:], name) for rule in quantization["dynamic"] or {})
     inside = quantization.get("modules_in_block_to_quantize")
-    return not skipped and (not inside or re.sub(prefix, "", name) in inside[0])
+    # As transformers reads it: what the name ends with.
+    return not skipped and (not inside or any(f".{name}".endswith(f".{end}") for end in inside[0]))
 
 
 def stacked(name, shape, tensors, config):
@@ -110,6 +111,9 @@ def stacked(name, shape, tensors, config):
         in_turns = model_type in IN_TURNS and len(rows) == 2
         part = np.stack(rows, 1).reshape(-1, *rows[0].shape[1:]) if in_turns else np.concatenate(rows)
         is_transposed = model_type in TRANSPOSED or what == "w2" and model_type == "dbrx"
+        if suffix == "weight" and shape[-1] != shape[-2] and len(shape) == 3:
+            # Some are published one way and saved the other way.
+            is_transposed = part.shape != tuple(shape[1:])
         parts.append(part.T if is_transposed and suffix == "weight" else part)
     return np.ascontiguousarray(np.stack(parts).reshape(shape))
 
@@ -125,13 +129,13 @@ def published(written, shapes, config, quantization):
         if module in packed and suffix in ("qzeros", "scales", "g_idx"):
             continue
         if module in packed and suffix == "qweight":
-            assert covered(module, quantization, prefix), f"{module} is packed, but config.json excludes it"
+            assert covered(module, quantization), f"{module} is packed, but config.json excludes it"
             weight = dequantize(lambda suffix: written[f"{module}.{suffix}"], quantization)
             is_conv1d = config["model_type"] in CONV1D
             tensors[f"{module}.weight"] = np.ascontiguousarray(weight.T) if is_conv1d else weight
             continue
         if suffix == "weight" and tensor.ndim == 2 and prefix.match(key) and "norm" not in module:
-            assert not covered(module, quantization, prefix), f"{module} is in float, but config.json does not exclude it"
+            assert not covered(module, quantization), f"{module} is in float, but config.json does not exclude it"
         tensors[key] = tensor.astype(np.float32)
     found = {}
     stored = logits.STORED.get(config["model_type"], {})

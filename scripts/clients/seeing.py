@@ -72,14 +72,14 @@ CHANGES = {
     "qwen2_vl": (cases.mrope([4, 6, 6]), QWEN2_VL, {}),
     "qwen2_5_vl": (cases.mrope([4, 6, 6]), QWEN2_5_VL, {}),
     "qwen3_vl": (cases.mrope([6, 5, 5]), QWEN3_VL, {}),
-    "qwen3_vl_moe": (cases.mrope([6, 5, 5]) | {"moe_intermediate_size": 64}, QWEN3_VL, {}),
+    "qwen3_vl_moe": (cases.mrope([6, 5, 5]) | {"moe_intermediate_size": 32}, QWEN3_VL, {}),
     "smolvlm": ({}, SIGLIP | {"model_type": "smolvlm_vision", "image_size": 84}, {}),
 }
 # What the golden processors' settings make of images of 56 pixels.
 SMALL = {"size": {"height": 56, "width": 56}}
 CROPPED = {"size": {"shortest_edge": 56}, "crop_size": {"height": 56, "width": 56}, "do_center_crop": True}
 QWEN_SIZE = {"size": {"shortest_edge": 56 * 56, "longest_edge": 112 * 112}}
-SPLIT = {"size": {"longest_edge": 56}, "max_image_size": {"longest_edge": 28}}
+SPLIT, SMOL_SPLIT = ({"size": {"longest_edge": 2 * side}, "max_image_size": {"longest_edge": side}} for side in (56, 84))
 CLIP_PROMPT = {"patch_size": 14, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
 # Name -> processor's class, image processor's class and settings, other settings, the token that stands for an image.
 PROCESSORS = {
@@ -104,7 +104,7 @@ PROCESSORS = {
     "qwen2_5_vl": ("Qwen2_5_VLProcessor", "Qwen2VLImageProcessor", QWEN_SIZE, {}, "<|image_pad|>"),
     "qwen3_vl": ("Qwen3VLProcessor", "Qwen2VLImageProcessor", QWEN_SIZE | {"patch_size": 16}, {}, "<|image_pad|>"),
     "qwen3_vl_moe": ("Qwen3VLProcessor", "Qwen2VLImageProcessor", QWEN_SIZE | {"patch_size": 16}, {}, "<|image_pad|>"),
-    "smolvlm": ("SmolVLMProcessor", "SmolVLMImageProcessor", SPLIT, {"image_seq_len": 4}, "<image>"),
+    "smolvlm": ("SmolVLMProcessor", "SmolVLMImageProcessor", SMOL_SPLIT, {"image_seq_len": 4}, "<image>"),
 }
 PROCESSORS["paligemma_gemma2"] = PROCESSORS["paligemma"]
 

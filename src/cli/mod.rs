@@ -5,6 +5,7 @@ pub mod settings;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use regex::Regex;
 
 /// Quantize a Hugging Face model with AWQ (4-bit) or GPTQ (8-bit).
 ///
@@ -30,7 +31,7 @@ pub struct Cli {
 pub enum Command {
     /// Quantize into a directory that is removed again, and print each part's seconds beside the machine's floor
     #[command(hide = true)]
-    Bench(QuantizeArgs),
+    Bench(Box<QuantizeArgs>),
     /// Say what can compute here, CPU and GPUs, and why the rest cannot
     Devices(DevicesArgs),
     /// Measure perplexity, and the KL divergence from the original, of a plain or quantized model directory
@@ -98,6 +99,15 @@ pub struct QuantizeArgs {
     /// GPTQ's damping as a fraction of the Gram matrix's mean diagonal; raised automatically where needed [default: 0.01]
     #[arg(long, value_name = "F")]
     pub damp_percent: Option<f64>,
+    /// Leave linears in float whose names this regular expression is found in (repeatable), such as 'layers\.0\.|down_proj'
+    #[arg(long, value_name = "REGEX")]
+    pub ignore: Vec<Regex>,
+    /// Quantize no other linears than those whose names this regular expression is found in (repeatable)
+    #[arg(long, value_name = "REGEX")]
+    pub only: Vec<Regex>,
+    /// Round the linears of a vision tower to 8 bits too (with --gptq and 8 bits); else they stay as they are
+    #[arg(long)]
+    pub quantize_vision: bool,
     /// JSON file with AutoAWQ's, GPTQ's or transformers' quantization keys to replay; flags override it
     #[arg(long, value_name = "FILE")]
     pub quant_config: Option<PathBuf>,
@@ -192,7 +202,8 @@ pub struct EvalArgs {
     /// The original to compare with: adds KL divergence and top-1 agreement
     #[arg(long, value_name = "DIR")]
     pub reference: Option<PathBuf>,
-    /// Text to measure on: .txt, .jsonl or a directory of them [default: a built-in text that is not calibrated on]
+    /// Text to measure on: .txt, .jsonl or a directory of them, also of conversations with images [default: a built-in text that
+    /// is not calibrated on]
     #[arg(long, value_name = "PATH")]
     pub text: Option<PathBuf>,
     /// Windows of text

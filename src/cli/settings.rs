@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use regex::Regex;
+
 use crate::device::Choice;
 use crate::pack::{Format, Replay};
 use crate::quant::{GroupSize, Scheme, gptq};
@@ -44,6 +46,18 @@ pub enum Error {
     GptqOnly { option: &'static str },
     #[error("--quant-config asks for {file}, the command line for {flag}; drop one of them")]
     MethodConflict { file: Method, flag: Method },
+    #[error("--{option} {pattern} is found in no linear's name; they are like {example}")]
+    NoSuchLinear {
+        option: &'static str,
+        pattern: String,
+        example: String,
+    },
+    #[error("--quantize-vision rounds to 8 bits: take it with --gptq and 8 bits, or leave it out")]
+    VisionBits,
+    #[error("--quantize-vision: {model_type} has no vision tower that is known here; leave it out")]
+    NoTower { model_type: String },
+    #[error("--ignore and --only leave nothing to quantize; allow some linears, such as {example}")]
+    NothingLeft { example: String },
     #[error("{path}: {message}")]
     QuantConfig { path: PathBuf, message: String },
 }
@@ -126,6 +140,7 @@ pub struct Settings {
     pub solver: Solver,
     pub format: Format,
     pub scheme: Scheme,
+    pub selection: Selection,
     pub seq_len: usize,
     pub num_samples: usize,
     /// Whether experts are calibrated on all tokens.
@@ -140,6 +155,31 @@ pub struct Settings {
     pub memory_interval: Duration,
     pub max_shard_bytes: u64,
     pub dry_run: bool,
+}
+
+/// Which linears are quantized, by regular expressions on their full names.
+#[derive(Debug, Clone)]
+pub struct Selection {
+    /// Those stay in float that one of these is found in.
+    pub ignore: Vec<Regex>,
+    /// Where there are any, only those are quantized that one of these is found in.
+    pub only: Vec<Regex>,
+    /// Whether those of a vision tower are quantized too.
+    pub vision: bool,
+}
+
+impl Selection {
+    /// Whether the linear stays in float.
+    pub fn leaves_in_float(&self, name: &str) -> bool {
+        let found = |patterns: &[Regex]| patterns.iter().any(|pattern| pattern.is_match(name));
+        found(&self.ignore) || !(self.only.is_empty() || found(&self.only))
+    }
+
+    /// All its expressions, each with its option's name.
+    pub fn patterns(&self) -> impl Iterator<Item = (&'static str, &Regex)> {
+        let ignore = self.ignore.iter().map(|pattern| ("ignore", pattern));
+        ignore.chain(self.only.iter().map(|pattern| ("only", pattern)))
+    }
 }
 
 /// Where to compute, before the machine was looked at.
@@ -188,6 +228,9 @@ impl Settings {
                 allowed: allowed_text,
                 bits,
             });
+        }
+        if args.quantize_vision && (method, bits) != (Method::Gptq, 8) {
+            return Err(Error::VisionBits);
         }
         let group_size = match args.group_size {
             None => replay.group_size.unwrap_or(DEFAULT_GROUP_SIZE),
@@ -260,6 +303,11 @@ impl Settings {
                 group_size,
                 symmetric,
                 min_zero_point: format.min_zero_point(symmetric),
+            },
+            selection: Selection {
+                vision: args.quantize_vision,
+                ignore: args.ignore,
+                only: args.only,
             },
             seq_len: args.seq_len,
             num_samples: args.num_samples,

@@ -6,12 +6,13 @@ use std::time::Instant;
 use anyhow::Result;
 use serde_json::json;
 
-use crate::calibration::{self, Images, Reading, Tokenizer};
+use crate::calibration::{self, ChatTemplate, Images, Reading, Tokenizer};
 use crate::cli::EvalArgs;
 use crate::cli::settings::ComputeChoice;
 use crate::eval::{self, Evaluation, Predictions};
 use crate::model::Compute;
 use crate::pipeline;
+use crate::sight;
 use crate::weights::ModelDir;
 
 /// Seed of the order of documents, where the text has several. Fixed, so that figures compare.
@@ -31,30 +32,40 @@ pub fn evaluate(args: &EvalArgs) -> Result<()> {
         .map(|dir| ModelDir::open(dir))
         .collect::<Result<Vec<_>>>()?;
     let reference = args.reference.as_deref().map(ModelDir::open).transpose()?;
-    let tokenizer = Tokenizer::open(args.reference.as_ref().unwrap_or(&args.models[0]))?;
-    let documents = match &args.text {
-        Some(path) => calibration::load(Some(path), Images::Dropped)?,
-        None => calibration::held_out(Images::Dropped)?,
+    let reads = reference.as_ref().unwrap_or(&models[0]);
+    let dir = reads.checkpoint.dir();
+    let tokenizer = Tokenizer::open(dir)?;
+    let data = match &args.text {
+        Some(path) => sight::load(Some(path), reads)?,
+        None => sight::Data::of_text(calibration::held_out(Images::Dropped)?),
     };
-    let windows = calibration::windows(
-        &documents,
-        &Reading::plain(&tokenizer),
-        args.seq_len,
-        args.windows,
-        SEED,
-    )?;
+    let processor = data.processor.as_ref();
+    // Text is measured as it is, whatever the model's template makes of it; images have no place in it without one.
+    let template = processor.map(|_| ChatTemplate::open(dir)).transpose()?;
+    let template = template.flatten();
+    let reading = Reading {
+        tokenizer: &tokenizer,
+        template: template.as_ref(),
+        prompts: processor.map(|processor| processor as _),
+    };
+    let windows =
+        calibration::windows(&data.documents, &reading, args.seq_len, args.windows, SEED)?;
     let original = reference
-        .map(|dir| Predictions::new(&dir, compute, &windows.ids))
+        .map(|dir| Predictions::new(&dir, compute, &windows, processor))
         .transpose()?;
+    let n_images: usize = windows.images.iter().map(Vec::len).sum();
     for (dir, model) in args.models.iter().zip(models) {
-        let predictions = Predictions::new(&model, compute, &windows.ids)?;
-        let result = eval::evaluate(&predictions, original.as_ref(), compute, &windows.ids)?;
+        let predictions = Predictions::new(&model, compute, &windows, processor)?;
+        let image_token = model.model.vision.as_ref().map(|vision| vision.image_token);
+        let original = original.as_ref();
+        let result = eval::evaluate(&predictions, original, compute, &windows, image_token)?;
         if args.json {
             let mut object = serde_json::to_value(&result)?;
             if let Some(object) = object.as_object_mut() {
                 object.insert("model".into(), json!(dir));
                 object.insert("windows".into(), json!(windows.ids.len()));
                 object.insert("seq_len".into(), json!(args.seq_len));
+                object.insert("images".into(), json!(n_images));
             }
             super::print(&format!("{object}\n"))?;
         } else {
@@ -63,9 +74,13 @@ pub fn evaluate(args: &EvalArgs) -> Result<()> {
     }
     if !args.json {
         super::print(&format!(
-            "{} windows of {} tokens, {:?} in {:?}, {:.1} s\n",
+            "{} windows of {} tokens{}, {:?} in {:?}, {:.1} s\n",
             windows.ids.len(),
             args.seq_len,
+            match n_images {
+                0 => String::new(),
+                _ => format!(" with {n_images} images"),
+            },
             compute.device,
             compute.kind,
             start.elapsed().as_secs_f64()

@@ -8,13 +8,12 @@ use crate::cli::QuantizeArgs;
 use crate::cli::settings::Settings;
 use crate::device::rates::Rates;
 use crate::pipeline::{self, Plan};
-use crate::weights::ModelDir;
 
 /// Quantizes, or with `--dry-run` prints the plan.
 pub fn quantize(args: QuantizeArgs, start: Instant) -> Result<()> {
     let settings = Settings::resolve(args)?;
     if settings.dry_run {
-        let source = ModelDir::open(&settings.model)?;
+        let source = pipeline::open(&settings)?;
         let compute = pipeline::compute(&settings.compute)?;
         let rates = Rates::measure(compute.device, compute.kind)?;
         let plan = Plan::new(&source, &settings, compute)?;

@@ -6,7 +6,10 @@ use anyhow::Result;
 use serde::Serialize;
 use tch::{Kind, Tensor};
 
+use crate::calibration::Windows;
+use crate::images::Processor;
 use crate::model::{Compute, Head, Layer, State};
+use crate::sight::{self, Shown};
 use crate::weights::ModelDir;
 
 /// Positions whose logits are held at a time: the vocabulary may be large.
@@ -15,7 +18,7 @@ const POSITIONS_PER_CHUNK: usize = 128;
 /// Tokens that run through a layer together.
 const TOKENS_PER_BATCH: usize = 4096;
 
-/// What was measured, over all positions that have a next token.
+/// What was measured, over all positions that have a next token which does not stand for an image.
 #[derive(Debug, Clone, Serialize)]
 pub struct Evaluation {
     pub perplexity: f64,
@@ -37,24 +40,23 @@ pub struct Predictions {
 }
 
 impl Predictions {
-    /// Runs `model` on `windows` of token ids, all of one length.
-    pub fn new(model: &ModelDir, compute: Compute, windows: &[Vec<u32>]) -> Result<Self> {
+    /// Runs `model` on `windows` of one length, whose images `processor` prepares.
+    pub fn new(
+        model: &ModelDir,
+        compute: Compute,
+        windows: &Windows,
+        processor: Option<&Processor>,
+    ) -> Result<Self> {
         Ok(Self {
-            hidden: final_hidden(model, compute, windows)?,
+            hidden: final_hidden(model, compute, windows, processor)?,
             head: model.model.head(model, compute)?,
         })
     }
 
-    /// Logarithms of the next token's probabilities, `[len, vocab]` float32, at the positions from `first` of a window.
-    fn log_probs(
-        &self,
-        compute: Compute,
-        window: usize,
-        first: usize,
-        len: usize,
-    ) -> Result<Tensor> {
+    /// Logarithms of the next token's probabilities, `[positions, vocab]` float32, at these positions of a window.
+    fn log_probs(&self, compute: Compute, window: usize, positions: &[i64]) -> Result<Tensor> {
         let hidden = self.hidden.f_get(window as i64)?;
-        let hidden = hidden.f_narrow(0, first as i64, len as i64)?;
+        let hidden = hidden.f_index_select(0, &Tensor::f_from_slice(positions)?)?;
         let logits = self.head.logits(&hidden.f_to_device(compute.device)?)?;
         Ok(logits
             .f_to_kind(Kind::Float)?
@@ -67,25 +69,26 @@ pub fn evaluate(
     model: &Predictions,
     original: Option<&Predictions>,
     compute: Compute,
-    windows: &[Vec<u32>],
+    windows: &Windows,
+    image_token: Option<u32>,
 ) -> Result<Evaluation> {
     let mut sums = Sums::default();
-    for (index, window) in windows.iter().enumerate() {
-        let n_targets = window.len() - 1;
-        for first in (0..n_targets).step_by(POSITIONS_PER_CHUNK) {
-            let len = POSITIONS_PER_CHUNK.min(n_targets - first);
-            let targets: Vec<i64> = window[first + 1..][..len]
-                .iter()
-                .map(|&id| i64::from(id))
-                .collect();
+    for (index, window) in windows.ids.iter().enumerate() {
+        // No model learns to predict what stands for an image.
+        let is_text = |position: &usize| Some(window[position + 1]) != image_token;
+        let positions: Vec<usize> = (0..window.len() - 1).filter(is_text).collect();
+        for positions in positions.chunks(POSITIONS_PER_CHUNK) {
+            let targets = (positions.iter()).map(|position| i64::from(window[position + 1]));
+            let targets: Vec<i64> = targets.collect();
+            let positions: Vec<i64> = positions.iter().map(|&position| position as i64).collect();
             let targets = Tensor::f_from_slice(&targets)?
                 .f_to_device(compute.device)?
                 .f_unsqueeze(1)?;
-            let log_probs = model.log_probs(compute, index, first, len)?;
+            let log_probs = model.log_probs(compute, index, &positions)?;
             sums.nll -= sum(&log_probs.f_gather(1, &targets, false)?)?;
-            sums.n += len;
+            sums.n += positions.len();
             if let Some(original) = original {
-                let expected = original.log_probs(compute, index, first, len)?;
+                let expected = original.log_probs(compute, index, &positions)?;
                 sums.reference_nll -= sum(&expected.f_gather(1, &targets, false)?)?;
                 let same = expected
                     .f_argmax(-1, false)?
@@ -121,12 +124,17 @@ fn sum(values: &Tensor) -> Result<f64> {
 }
 
 /// The residual stream after the last layer, `[windows, seq_len, hidden]`, on the host.
-fn final_hidden(dir: &ModelDir, compute: Compute, windows: &[Vec<u32>]) -> Result<Tensor> {
-    let seq_len = windows[0].len();
+fn final_hidden(
+    dir: &ModelDir,
+    compute: Compute,
+    windows: &Windows,
+    processor: Option<&Processor>,
+) -> Result<Tensor> {
+    let seq_len = windows.ids[0].len();
     let batch = (TOKENS_PER_BATCH / seq_len).max(1);
     let places = dir.model.places(compute, seq_len)?;
-    let batches = windows.chunks(batch);
-    let batches: Vec<Vec<u32>> = batches.map(<[_]>::concat).collect();
+    let ids = sight::without_placeholders(&dir.model, windows);
+    let batches: Vec<Vec<u32>> = ids.chunks(batch).map(<[_]>::concat).collect();
     let mut states = (batches.iter())
         .map(|ids| {
             let hidden = dir.model.embed(dir, compute, ids, seq_len, 0)?;
@@ -134,16 +142,37 @@ fn final_hidden(dir: &ModelDir, compute: Compute, windows: &[Vec<u32>]) -> Resul
             Ok(State::new(hidden.f_to_device(tch::Device::Cpu)?))
         })
         .collect::<Result<Vec<_>>>()?;
+    let mut shown = Shown::new(ids.len());
+    if let Some(processor) = processor {
+        let show = |window: usize, places: &[usize], features: &_| {
+            shown.show(
+                window,
+                places,
+                features,
+                &window_of(&states, batch, window)?,
+            )
+        };
+        sight::show(dir, dir, compute, processor, windows, show)?;
+    }
     for index in 0..dir.model.config.n_layers {
         let layer = Layer::load(&dir.model, dir, compute, index)?;
-        for (ids, waiting) in batches.iter().zip(&mut states) {
+        for (number, (ids, waiting)) in batches.iter().zip(&mut states).enumerate() {
             let mut state = waiting.to_device(compute.device)?;
             (dir.model).enter_layer(dir, compute, index, ids, 0, &mut state)?;
+            let windows = number * batch..number * batch + ids.len() / seq_len;
+            let own = shown.places(&dir.model, compute, windows, seq_len)?;
             *waiting = layer
-                .forward(state, &places, None)?
+                .forward(state, own.as_ref().unwrap_or(&places), None)?
                 .to_device(tch::Device::Cpu)?;
         }
+        shown.leave_layer(|window| window_of(&states, batch, window))?;
     }
     let hidden: Vec<Tensor> = states.into_iter().map(|state| state.hidden).collect();
     Ok(Tensor::f_cat(&hidden, 0)?)
+}
+
+/// The residual stream of a window, `[tokens, hidden]`.
+fn window_of(states: &[State], batch: usize, window: usize) -> Result<Tensor> {
+    let state = &states[window / batch];
+    Ok(state.hidden.f_get((window % batch) as i64)?)
 }

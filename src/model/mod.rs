@@ -23,6 +23,7 @@ mod places;
 mod plan;
 mod rope;
 mod router;
+mod selection;
 mod state;
 mod stored;
 #[cfg(test)]

@@ -43,7 +43,7 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// All linears that are quantized, its experts' too.
+    /// All linears but those that are in float by nature, its experts' too.
     pub fn linears(&self) -> impl Iterator<Item = &LinearPlan> {
         let experts = self.experts.iter().flat_map(ExpertPlan::linears);
         self.linears.iter().chain(experts)
@@ -309,6 +309,8 @@ pub struct LinearPlan {
     /// The rows of each part.
     pub parts: Vec<(Role, Rows)>,
     pub stored: Stored,
+    /// Whether it stays as it is, though others of its kind are quantized.
+    pub in_float: bool,
 }
 
 impl LinearPlan {
@@ -453,14 +455,25 @@ impl LayerPlan {
         }
     }
 
-    /// All linears that are quantized, stage by stage.
+    /// All linears but those that are in float by nature, stage by stage.
     pub fn linears(&self) -> impl Iterator<Item = &LinearPlan> {
         self.stages.iter().flat_map(Stage::linears)
     }
 
-    /// All linears that stay in float, stage by stage.
+    /// All linears that are quantized, stage by stage.
+    pub fn quantized(&self) -> impl Iterator<Item = &LinearPlan> {
+        self.linears().filter(|linear| !linear.in_float)
+    }
+
+    /// All linears that stay in float by nature, such as routers, stage by stage.
     pub fn dense(&self) -> impl Iterator<Item = &LinearPlan> {
         self.stages.iter().flat_map(|stage| &stage.dense)
+    }
+
+    /// All linears that stay in float, by nature or because the caller wants it.
+    pub fn in_float(&self) -> impl Iterator<Item = &LinearPlan> {
+        let chosen = self.linears().filter(|linear| linear.in_float);
+        self.dense().chain(chosen)
     }
 
     /// Whether the scale of `stage`'s input is that of all experts' too: they read the same.

@@ -99,7 +99,7 @@ pub(super) const FORMAT_LIMITS: &[Rule] = &[
         let columns = group_columns(request)?;
         let linear = misfit(request, |_, inp| inp.is_multiple_of(columns))?;
         Some(format!(
-            "group size {columns} does not divide the input features; {linear}; {}",
+            "group size {columns} does not divide the input features; {linear}; {}; or leave such linears in float with --ignore",
             proposal(request)
         ))
     }),
@@ -116,6 +116,13 @@ pub(super) const LOADER_RULES: &[Rule] = &[
     rule(&[VLLM_CPU], GPTQ, Refuses, |request| {
         let reason = format!("takes 4 bits, not {}", request.bits);
         (request.bits != 4).then_some(reason)
+    }),
+    // layers/quantization/utils/quant_utils.py: is_layer_skipped; utils/gptq_utils.py: is_layer_gptq_quantized
+    rule(VLLM, BOTH, Refuses, |request| {
+        let [in_float, quantized] = request.torn?;
+        Some(format!(
+            "has {in_float} and {quantized} as one linear, of which only a part would be quantized; leave both in float, or none"
+        ))
     }),
     // layers/quantization/auto_gptq.py: TYPE_MAP
     rule(VLLM, GPTQ, Refuses, |request| {

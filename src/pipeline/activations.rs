@@ -10,8 +10,9 @@ use tch::{Device, Tensor};
 use super::batch::Batch;
 use super::memory::MemoryPlan;
 use crate::model::vision::Features;
-use crate::model::{Block, Compute, Linear, Model, Places, Sighting, Slot, Stage, State, Weights};
+use crate::model::{Block, Compute, Linear, Model, Places, Slot, Stage, State, Weights};
 use crate::quant::{InputStats, InputSums};
+use crate::sight::Shown;
 
 /// All windows' activations, in the dtype of the forward pass.
 pub struct Activations<'a> {
@@ -22,11 +23,7 @@ pub struct Activations<'a> {
     batches: Vec<Batch>,
     /// The tokens of each batch.
     ids: Vec<Vec<u32>>,
-    /// The images of each window, in order.
-    sightings: Vec<Vec<Sighting>>,
-    /// What is to be added to the tokens of an image behind the first layers, the next one last, on the host: the window, the
-    /// tokens' places in it and `[tokens, hidden]` for each of the layers.
-    deep: Vec<(usize, Tensor, Vec<Tensor>)>,
+    shown: Shown,
     batch_size: usize,
     /// Whether the MLP's wide activations are made again when they are needed, instead of kept.
     recompute: bool,
@@ -59,8 +56,7 @@ impl<'a> Activations<'a> {
             places: model.places(compute, windows[0].len())?,
             batches: batches.collect::<Result<_>>()?,
             ids,
-            sightings: windows.iter().map(|_| Vec::new()).collect(),
-            deep: Vec::new(),
+            shown: Shown::new(windows.len()),
             batch_size: plan.batch_size,
             recompute: plan.recompute,
             slice: plan.slice,
@@ -70,48 +66,24 @@ impl<'a> Activations<'a> {
 
     /// Puts what an image became in the place of its tokens' embeddings, as many as `places` are.
     pub fn show(&mut self, window: usize, places: &[usize], features: &Features) -> Result<()> {
-        let Some(&start) = places.first() else {
-            return Ok(());
-        };
-        let n_tokens = places.len();
-        self.sightings[window].push(Sighting {
-            start,
-            n_tokens,
-            grid: features.grid,
-        });
-        self.sightings[window].sort_by_key(|sighting| sighting.start);
-        let places: Vec<i64> = places.iter().map(|&place| place as i64).collect();
-        let places = Tensor::f_from_slice(&places)?;
-        let kept = |tensor: &Tensor| -> Result<Tensor> {
-            let kept = tensor.f_narrow(0, 0, n_tokens as i64)?;
-            let hidden = &self.batches[0].state().hidden;
-            Ok(kept.f_to_device(Device::Cpu)?.f_to_kind(hidden.kind())?)
-        };
-        let embeddings = kept(&features.embeddings)?;
-        let _ = (self.window(window)?).f_index_copy_(0, &places, &embeddings)?;
-        let deep = features.deep.iter().rev().map(kept);
-        let deep = deep.collect::<Result<Vec<_>>>()?;
-        if !deep.is_empty() {
-            self.deep.push((window, places, deep));
-        }
-        Ok(())
+        let hidden = self.window(window)?;
+        self.shown.show(window, places, features, &hidden)
     }
 
     /// The residual stream of `window`, `[tokens, hidden]`.
     fn window(&self, window: usize) -> Result<Tensor> {
-        let (batch, row) = (window / self.batch_size, window % self.batch_size);
-        Ok(self.batches[batch].state().hidden.f_get(row as i64)?)
+        residual_stream(&self.batches, self.batch_size, window)
     }
 
     /// Adds what images left for the layer that all have been through: behind its stages.
     pub fn leave_layer(&mut self) -> Result<()> {
-        for (window, places, mut deep) in std::mem::take(&mut self.deep) {
-            if let Some(added) = deep.pop() {
-                let _ = self.window(window)?.f_index_add_(0, &places, &added)?;
-                self.deep.push((window, places, deep));
-            }
-        }
-        Ok(())
+        let (batches, batch_size) = (&self.batches, self.batch_size);
+        (self.shown).leave_layer(|window| residual_stream(batches, batch_size, window))
+    }
+
+    /// How many tokens of all batches stand for images.
+    pub fn n_image_tokens(&self) -> usize {
+        self.shown.n_tokens()
     }
 
     /// The state of the first batch.
@@ -230,19 +202,17 @@ impl<'a> Activations<'a> {
 
     /// Where the tokens of a batch stand, if there are images among them.
     fn places_of(&self, batch: usize) -> Result<Option<Places>> {
-        let mut windows = self.sightings.chunks(self.batch_size);
-        let windows = windows.nth(batch).unwrap_or_default();
-        if windows.iter().all(Vec::is_empty) {
-            return Ok(None);
-        }
-        let windows: Vec<&[Sighting]> = windows.iter().map(Vec::as_slice).collect();
-        let seq_len = self.batches[batch].state().hidden.size()[1] as usize;
-        Ok(Some(self.model.places_with_images(
-            self.compute,
-            seq_len,
-            &windows,
-        )?))
+        let size = self.batches[batch].state().hidden.size();
+        let first = batch * self.batch_size;
+        let windows = first..first + size[0] as usize;
+        (self.shown).places(self.model, self.compute, windows, size[1] as usize)
     }
+}
+
+/// The residual stream of `window`, `[tokens, hidden]`.
+fn residual_stream(batches: &[Batch], batch_size: usize, window: usize) -> Result<Tensor> {
+    let (batch, row) = (window / batch_size, window % batch_size);
+    Ok(batches[batch].state().hidden.f_get(row as i64)?)
 }
 
 #[cfg(test)]

@@ -97,7 +97,8 @@ impl<'a> FoldProof<'a> {
 
     /// Takes the folded stream through `stage`, given its linears after their columns were scaled.
     ///
-    /// `real` is the block that was folded into, `divisors` what the fold's source rows were divided by.
+    /// `real` is the block that was folded into, `divisors` what the fold's source rows were divided by; none where nothing was
+    /// folded into them.
     pub fn advance_folded(
         &mut self,
         stage: &'a Stage,
@@ -116,7 +117,7 @@ impl<'a> FoldProof<'a> {
                         weight.f_to_device(self.compute.device)?;
                 }
             }
-            Fold::Rows { linear, .. } => {
+            Fold::Rows { linear, .. } if !divisors.is_empty() => {
                 // The stage of that linear again, with its rows divided: it fills the slot that this stage reads.
                 for (earlier, before, outputs) in &mut self.earlier {
                     let position = (earlier.linears.iter()).position(|other| other.name == *linear);
@@ -129,7 +130,7 @@ impl<'a> FoldProof<'a> {
                     }
                 }
             }
-            Fold::None => {}
+            Fold::Rows { .. } | Fold::None => {}
         }
         let outputs = run(stage, block, state, scaled, biases, self.compute)?;
         let before = state.shallow_clone();

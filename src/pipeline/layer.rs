@@ -9,12 +9,12 @@ use tch::Tensor;
 
 use super::activations::Activations;
 use super::fold::{FoldProof, divide_norm};
-use super::solve::{self, CLIP, FloatLinear, ScaleFound, Solved};
+use super::solve::{self, CLIP, FloatLinear, ScaleFound, Solved, SolvedWeight};
 use super::{Run, Times};
 use crate::cli::settings::Solver;
 use crate::fault::InputError;
 use crate::model::{Block, Fold, LayerPlan, Linear, LinearPlan, Stage, Stored};
-use crate::quant::{InputStats, QuantizedLinear, awq};
+use crate::quant::{InputStats, awq};
 use crate::report::LinearReport;
 
 /// The layer being quantized: its small float tensors, and the codes that a later stage may still rescale.
@@ -29,8 +29,8 @@ pub struct LayerRun<'a> {
     /// What the columns of the experts' first linears are to be multiplied by, because the norm before them was divided by
     /// it; and how it was found.
     expert_scale: Option<(Vec<f32>, ScaleFound)>,
-    /// Linears, by their names, whose rows a later stage's scale will be folded into.
-    pending: Vec<(String, QuantizedLinear)>,
+    /// Linears whose rows a later stage's scale will be folded into.
+    pending: Vec<(&'a LinearPlan, SolvedWeight)>,
     /// Stages whose tensors are not all final, or final since the last line of the journal.
     unjournaled: Vec<&'static str>,
 }
@@ -122,32 +122,38 @@ impl<'a> LayerRun<'a> {
         let folds = self.run.settings.solver.folds();
         let mut reports = Vec::new();
         let mut running = Vec::new();
-        // Where a router alone reads the input, only a search for the experts' scale needs its statistics.
-        if stage.linears.is_empty() && (!folds || stage.fold == Fold::None) {
-            if let Some(proof) = proof {
-                proof.advance_original(stage, &[], &[])?;
-                proof.advance_folded(stage, &[], &[], &self.block, &[])?;
-            }
-        } else {
+        let load = || stage.linears.iter().map(|linear| self.load_linear(linear));
+        let linears = (times.load).time(|| load().collect::<Result<Vec<_>>>())?;
+        // Where nothing that reads the input is quantized, only a search for the experts' scale needs its statistics.
+        let is_searched = folds && stage.fold != Fold::None && self.plan.scales_experts(stage);
+        let solved = if is_searched || linears.iter().any(|linear| !linear.in_float) {
             let stats = times
                 .statistics
                 .time(|| activations.observe(&self.block, stage))
                 .with_context(|| format!("layer {}, input of {}", self.layer, stage.name))?;
-            let n_tokens = stats.n_tokens;
-            let load = || stage.linears.iter().map(|linear| self.load_linear(linear));
-            let linears = (times.load).time(|| load().collect::<Result<Vec<_>>>())?;
+            let tokens = [stats.n_tokens, activations.n_image_tokens()];
             let energies = times.solve.time(|| output_energies(&linears, &stats))?;
             let solved = times
                 .solve
                 .time(|| self.solve(stage, linears, stats, activations, proof))?;
-            for ((linear, solved), energy) in stage.linears.iter().zip(solved).zip(energies) {
-                running.push(self.running(linear, &solved.quantized)?);
-                reports.push(self.report(stage, linear, &solved, energy, n_tokens));
-                if folds && self.is_fold_source(linear) {
-                    self.pending.push((linear.name.clone(), solved.quantized));
-                } else {
-                    (self.run.outbox).linear(linear.name.clone(), solved.quantized)?;
-                }
+            for ((linear, solved), energy) in stage.linears.iter().zip(&solved).zip(energies) {
+                reports.extend(self.report(stage, linear, solved, energy, tokens));
+            }
+            solved
+        } else {
+            if let Some(proof) = proof {
+                let biases = self.biases(&linears)?;
+                proof.advance_original(stage, &linears, &biases)?;
+                proof.advance_folded(stage, &linears, &biases, &self.block, &[])?;
+            }
+            solve::all_but_float(linears, |_| Ok(Vec::new()))?
+        };
+        for (linear, solved) in stage.linears.iter().zip(solved) {
+            running.push(self.running(linear, &solved.weight)?);
+            if folds && self.is_fold_source(linear) {
+                self.pending.push((linear, solved.weight));
+            } else {
+                self.write(linear, solved.weight)?;
             }
         }
         if advance && !stage.mixes.is_empty() {
@@ -158,16 +164,17 @@ impl<'a> LayerRun<'a> {
         Ok(reports)
     }
 
-    /// What became of a linear whose outputs' mean square is `energy`.
+    /// What became of a linear whose outputs' mean square is `energy` and that saw so many tokens, and so many of them of
+    /// images; `None` where it stays in float.
     fn report(
         &self,
         stage: &Stage,
         linear: &LinearPlan,
         solved: &Solved,
         energy: f64,
-        tokens: usize,
-    ) -> LinearReport {
-        LinearReport {
+        [tokens, image_tokens]: [usize; 2],
+    ) -> Option<LinearReport> {
+        (!linear.in_float).then(|| LinearReport {
             name: linear.name.clone(),
             layer: self.layer,
             stage: stage.name,
@@ -180,10 +187,28 @@ impl<'a> LayerRun<'a> {
                 0.0
             },
             tokens,
+            image_tokens,
             routed_tokens: None,
             seconds: solved.seconds,
             awq: solved.awq.clone(),
             gptq: solved.gptq.clone(),
+        })
+    }
+
+    /// Sends a linear's weight to be written as it is stored.
+    fn write(&self, linear: &LinearPlan, weight: SolvedWeight) -> Result<()> {
+        match weight {
+            SolvedWeight::Codes(quantized) => {
+                (self.run.outbox).linear(linear.name.clone(), quantized)
+            }
+            SolvedWeight::Float(weight) => {
+                let stored = match linear.stored {
+                    Stored::Transposed => weight.f_tr()?.f_contiguous()?,
+                    Stored::Own | Stored::Stacked(_) => weight,
+                };
+                let values = crate::tensor::to_f32(&stored)?;
+                (self.run.outbox).float16(linear.weight_name(), values)
+            }
         }
     }
 
@@ -201,8 +226,11 @@ impl<'a> LayerRun<'a> {
             let remedy = "repair or download the checkpoint again";
             return Err(InputError::new(file, problem, remedy).into());
         }
-        let name = linear.name.clone();
-        Ok(FloatLinear { name, weight })
+        Ok(FloatLinear {
+            name: linear.name.clone(),
+            weight,
+            in_float: linear.in_float,
+        })
     }
 
     /// Codes for linears as they are, whatever was folded into them before.
@@ -213,11 +241,11 @@ impl<'a> LayerRun<'a> {
         found: &ScaleFound,
     ) -> Result<Vec<Solved>> {
         let scheme = self.run.settings.scheme;
-        match &self.run.settings.solver {
+        solve::all_but_float(linears, |linears| match &self.run.settings.solver {
             Solver::Rtn => solve::rtn(&linears, &stats, scheme),
             Solver::Gptq(settings) => solve::gptq(linears, stats, scheme, settings),
             Solver::Awq => solve::awq(&linears, &stats, found, 0.0, scheme),
-        }
+        })
     }
 
     /// Codes for the stage's linears. With AWQ the channel scale is folded away on the way, in `activations` and the proof too.
@@ -250,15 +278,15 @@ impl<'a> LayerRun<'a> {
             Fold::Rows { rows, .. } => Some(&rows[..]),
             Fold::Norm(_) | Fold::None => None,
         };
-        let mut weights: Vec<Tensor> = linears
-            .iter()
+        let mut weights: Vec<Tensor> = (linears.iter())
+            .filter(|linear| !linear.in_float)
             .map(|linear| linear.weight.shallow_clone())
             .collect();
         let scales_experts = self.plan.scales_experts(stage);
         if scales_experts {
             weights.extend(self.sample_experts()?);
         }
-        let (found, mut scale) = if stage.fold == Fold::None {
+        let (found, mut scale) = if stage.fold == Fold::None || weights.is_empty() {
             (
                 ScaleFound::none(),
                 vec![1.0; stats.abs_sum.size1()? as usize],
@@ -268,8 +296,7 @@ impl<'a> LayerRun<'a> {
             (ScaleFound::of(&search), search.channel_scale)
         };
         drop(weights);
-        let biases = linears.iter().map(|linear| self.bias(&linear.name));
-        let biases = biases.collect::<Result<Vec<_>>>()?;
+        let biases = self.biases(&linears)?;
         if let Some(proof) = &mut proof {
             proof.advance_original(stage, &linears, &biases)?;
         }
@@ -283,7 +310,9 @@ impl<'a> LayerRun<'a> {
         if let Some(proof) = proof {
             proof.advance_folded(stage, &linears, &biases, &self.block, &divisors)?;
         }
-        solve::awq(&linears, &stats, &found, search_seconds, scheme)
+        solve::all_but_float(linears, |linears| {
+            solve::awq(&linears, &stats, &found, search_seconds, scheme)
+        })
     }
 
     /// Divides what comes before the stage by the channel `scale`, and makes `scale` what that really applied.
@@ -312,10 +341,11 @@ impl<'a> LayerRun<'a> {
                 Ok(Vec::new())
             }
             Fold::Rows { linear, rows, root } => {
-                let pending = self.pending.iter_mut().find(|pending| pending.0 == *linear);
-                let (_, quantized) = pending.with_context(|| format!("{linear} is not solved"))?;
-                let divisors = divisors(rows, *root, scale, quantized.out_features);
-                quantized.divide_rows(&divisors);
+                let mut pending = self.pending.iter_mut();
+                let pending = pending.find(|pending| pending.0.name == *linear);
+                let (_, weight) = pending.with_context(|| format!("{linear} is not solved"))?;
+                let divisors = divisors(rows, *root, scale, weight.out_features());
+                weight.divide_rows(&divisors)?;
                 self.divide_bias(linear, &divisors);
                 if let Some(slot) = stage.input.slot() {
                     activations.divide_rows(linear, &divisors, slot, scale)?;
@@ -341,15 +371,21 @@ impl<'a> LayerRun<'a> {
             .transpose()?)
     }
 
+    fn biases(&self, linears: &[FloatLinear]) -> Result<Vec<Option<Tensor>>> {
+        (linears.iter())
+            .map(|linear| self.bias(&linear.name))
+            .collect()
+    }
+
     /// The linear as the runtimes will compute it.
-    fn running(&self, linear: &LinearPlan, quantized: &QuantizedLinear) -> Result<Linear> {
+    fn running(&self, linear: &LinearPlan, weight: &SolvedWeight) -> Result<Linear> {
         let place = |tensor: Tensor| {
             tensor
                 .f_to_device(self.run.compute.device)?
                 .f_to_kind(self.run.compute.kind)
         };
         Ok(Linear {
-            weight: place(quantized.dequantize_tensor()?)?,
+            weight: place(weight.dequantize()?)?,
             bias: self.bias(&linear.name)?.map(place).transpose()?,
         })
     }
@@ -378,10 +414,11 @@ impl<'a> LayerRun<'a> {
     fn settle(&mut self, stage: &Stage) -> Result<()> {
         self.unjournaled.push(stage.name);
         if let Fold::Rows { linear, .. } = &stage.fold
-            && let Some(position) = self.pending.iter().position(|pending| pending.0 == *linear)
+            && let Some(position) =
+                (self.pending.iter()).position(|pending| pending.0.name == *linear)
         {
-            let (name, quantized) = self.pending.remove(position);
-            self.run.outbox.linear(name, quantized)?;
+            let (linear, weight) = self.pending.remove(position);
+            self.write(linear, weight)?;
         }
         if self.plan.stages.last() == Some(stage) {
             for plan in &self.plan.norms {

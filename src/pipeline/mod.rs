@@ -6,25 +6,28 @@
 
 mod activations;
 mod batch;
+mod describe;
 mod floor;
 mod fold;
 mod layer;
 mod memory;
 mod outbox;
 mod plan;
-mod sight;
+mod selection;
 mod solve;
+mod tower;
 
-use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use tch::Device;
 
 pub use plan::{MEMORY_SHARE, Plan};
+pub use selection::open;
 
 use activations::Activations;
 use outbox::Outbox;
+use tower::AsWritten;
 
 use crate::calibration::{self, ChatTemplate, Reading, Tokenizer, Windows};
 use crate::checkpoint::Writer;
@@ -34,12 +37,12 @@ use crate::device::monitor::Monitor;
 use crate::device::rates::Rates;
 use crate::fault::InputError;
 use crate::images::Processor;
-use crate::model::{Compute, LayerPlan};
-use crate::pack::{self, Description, Family, Float, GptqDetails, Outside, Verdict};
+use crate::model::Compute;
+use crate::pack::Verdict;
 use crate::quant::GroupSize;
-use crate::quant::gptq::ActOrder;
 use crate::report::progress::{self, Progress};
 use crate::report::{CalibrationReport, ModelReport, Report, SettingsReport, human_bytes};
+use crate::sight;
 use crate::weights::ModelDir;
 
 /// What all layers of a run share.
@@ -106,7 +109,7 @@ fn start_monitor(settings: &Settings, compute: Compute, start: Instant) -> Resul
 pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Result<Report> {
     let compute = compute(&settings.compute)?;
     let monitor = start_monitor(settings, compute, start)?;
-    let source = ModelDir::open(&settings.model)?;
+    let source = selection::open(settings)?;
     let plan = Plan::new(&source, settings, compute)?;
     plan.check_disk(&settings.output)?;
     let mut warnings = warn_of(&plan);
@@ -117,7 +120,7 @@ pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Re
     let tokenizer = Tokenizer::open(&settings.model)?;
     let template = chat_template(settings, &mut warnings)?;
     let (data, windows) = times.calibration.time(|| -> Result<_> {
-        let data = sight::load(settings, &source)?;
+        let data = sight::load(settings.calib_data.as_deref(), &source)?;
         let reading = Reading {
             tokenizer: &tokenizer,
             template: template.as_ref(),
@@ -167,6 +170,9 @@ pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Re
     times
         .write
         .time(|| write_outside_layers(&writer, &source, &plan))?;
+    let tower = times
+        .write
+        .time(|| plan.tower.write(&writer, &source, settings))?;
     let (linears, beside) = Outbox::with(&writer, settings.format, |outbox| {
         let run = Run {
             settings,
@@ -180,7 +186,7 @@ pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Re
     })?;
     warnings.extend(starved_experts(&linears));
     monitor.enter("last files");
-    write_config(&writer, &source, settings)?;
+    describe::write_config(&writer, &source, settings, &plan.tower)?;
     let sidecars = writer.copy_sidecars(&settings.model)?;
     tracing::debug!("copied {}", sidecars.join(", "));
 
@@ -225,6 +231,7 @@ pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Re
         recompute: plan.memory.recompute,
         slice: plan.memory.slice,
         linears,
+        tower,
         warnings,
         seconds,
         phases: work.phases(&rates, &times, beside, seconds),
@@ -316,12 +323,18 @@ fn quantize_layers(
     if let Some(processor) = images {
         run.monitor.enter("images");
         (times.images).time(|| {
+            let weights = AsWritten {
+                source: run.source,
+                tower: &plan.tower,
+                scheme: run.settings.scheme,
+            };
             sight::show(
                 run.source,
+                &weights,
                 run.compute,
                 processor,
                 windows,
-                &mut activations,
+                |window, places, features| activations.show(window, places, features),
             )
         })?;
     }
@@ -379,84 +392,6 @@ fn write_outside_layers(writer: &Writer, source: &ModelDir, plan: &Plan) -> Resu
     Ok(())
 }
 
-/// config.json with the quantization that the runtimes read, and the same beside it.
-fn write_config(writer: &Writer, source: &ModelDir, settings: &Settings) -> Result<()> {
-    let gptq = settings.solver.gptq().map(|gptq| GptqDetails {
-        damp_percent: gptq.damp,
-        desc_act: gptq.act_order == ActOrder::DescAct,
-        static_groups: gptq.act_order == ActOrder::Static,
-        act_group_aware: gptq.act_order == ActOrder::GroupAware,
-    });
-    let model = &source.model;
-    let layers = &model.layers;
-    let dense = || layers.iter().flat_map(LayerPlan::dense);
-    let projections = dense().filter(|linear| linear.is_projection());
-    let projections: Vec<String> = projections.map(|linear| linear.name.clone()).collect();
-    let mut dense: Vec<String> = dense().map(|linear| linear.name.clone()).collect();
-    let outside = outside_decoder(source);
-    dense.extend(outside.linears);
-    let layer_input = model.config.layer_input;
-    if let Some(row) = model.arch.layer_input.filter(|_| layer_input.is_some()) {
-        dense.push(model.stored_name(row.model_projection));
-    }
-    let mut in_block = Vec::new();
-    let blocks = model.stored_name(model.arch.layers);
-    let inside = model.inside();
-    for (index, layer) in layers.iter().enumerate() {
-        let prefix = format!("{blocks}.{index}.");
-        for linear in layer.linears() {
-            let name = linear.name.strip_prefix(&prefix).unwrap_or(&linear.name);
-            in_block.push(name.to_owned());
-        }
-    }
-    in_block.sort_unstable();
-    in_block.dedup();
-    let description = Description {
-        format: settings.format,
-        scheme: settings.scheme,
-        gptq,
-        float: Float {
-            linears: &dense,
-            projections: &projections,
-            parts: &outside.parts,
-            inside: inside.as_deref(),
-        },
-        head: &model.stored_name(model.arch.head),
-        quantized_in_block: &in_block,
-        named_by_vllm: Family::find(model.model_type()).map_or(&[], |family| family.named_by_vllm),
-        blocks: Some(&blocks[..]).filter(|_| inside.is_some()),
-    };
-    let quantization = description.quantization_config();
-    let config = pack::edit_config(
-        &source.config,
-        quantization.clone(),
-        model.architecture_name(),
-    );
-    writer.write_file("config.json", &serde_json::to_vec_pretty(&config)?)?;
-    writer.write_file(
-        "quantize_config.json",
-        &serde_json::to_vec_pretty(&quantization)?,
-    )?;
-    Ok(())
-}
-
-/// Linears of the checkpoint that no part of the family uses: what sees, layers that predict more than the next token.
-fn outside_decoder(source: &ModelDir) -> Outside {
-    let (model, checkpoint) = (&source.model, &source.checkpoint);
-    let used: HashSet<String> = model.tensors().into_iter().map(|tensor| tensor.0).collect();
-    let head = format!("{}.weight", model.stored_name(model.arch.head));
-    let unused = checkpoint
-        .names()
-        .filter(|&name| !used.contains(name) && name != head);
-    let linears = unused.filter_map(|name| {
-        let is_matrix = checkpoint.info(name)?.shape.len() == 2;
-        name.strip_suffix(".weight").filter(|_| is_matrix)
-    });
-    let quantized = model.layers.iter().flat_map(LayerPlan::linears);
-    let quantized: Vec<&str> = quantized.map(|linear| &linear.name[..]).collect();
-    Outside::new(linears, &used, &quantized)
-}
-
 fn settings_report(settings: &Settings) -> SettingsReport {
     let gptq = settings.solver.gptq();
     SettingsReport {
@@ -470,6 +405,18 @@ fn settings_report(settings: &Settings) -> SettingsReport {
         symmetric: settings.scheme.symmetric,
         act_order: gptq.map(|gptq| format!("{:?}", gptq.act_order)),
         damp_percent: gptq.map(|gptq| gptq.damp),
+        ignore: settings
+            .selection
+            .ignore
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+        only: settings
+            .selection
+            .only
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
         seed: settings.seed,
     }
 }

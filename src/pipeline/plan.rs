@@ -10,12 +10,13 @@ use tch::Device;
 
 use super::floor::Work;
 use super::memory::MemoryPlan;
+use super::tower::Tower;
 use crate::checkpoint::TensorSpec;
 use crate::cli::settings::Settings;
 use crate::device;
 use crate::device::rates::Rates;
 use crate::fault::{InputError, ResourceError};
-use crate::model::{Compute, LayerPlan, LinearPlan};
+use crate::model::{Compute, LayerPlan, LinearPlan, Stored};
 use crate::pack::{self, Family, RuleOutcome};
 use crate::quant::GroupSize;
 use crate::quant::gptq::ActOrder;
@@ -35,6 +36,8 @@ pub struct Plan {
     pub quantized_parameters: u64,
     pub output_bytes: u64,
     pub memory: MemoryPlan,
+    /// What is quantized of what the model sees with.
+    pub tower: Tower,
 }
 
 impl Plan {
@@ -47,10 +50,14 @@ impl Plan {
             let remedy = "give the original, unquantized model";
             return Err(InputError::new(&path, "the model is quantized already", remedy).into());
         }
-        let linears: Vec<&LinearPlan> = model.layers.iter().flat_map(LayerPlan::linears).collect();
+        let linears = model.layers.iter().flat_map(LayerPlan::quantized);
+        let linears: Vec<&LinearPlan> = linears.collect();
+        let tower = Tower::new(source, settings)?;
+        let in_tower = tower.linears.iter();
         let shapes: Vec<(String, usize, usize)> = linears
             .iter()
             .map(|linear| (linear.name.clone(), linear.out_features, linear.in_features))
+            .chain(in_tower.map(|(name, [out, inp])| (name.clone(), *out, *inp)))
             .collect();
         let request = pack::Request {
             format,
@@ -60,6 +67,8 @@ impl Plan {
             desc_act: (settings.solver.gptq())
                 .is_some_and(|gptq| gptq.act_order == ActOrder::DescAct),
             family: Family::find(model.model_type()),
+            torn: model.torn(),
+            tower: !tower.linears.is_empty(),
             linears: &shapes,
         };
         pack::refuse(&request)?;
@@ -84,6 +93,16 @@ impl Plan {
                     shape: spec.shape,
                 });
             }
+        }
+        for linear in model.layers.iter().flat_map(LayerPlan::linears) {
+            let [out, inp] = linear.shape();
+            if linear.in_float {
+                let shape = match linear.stored {
+                    Stored::Transposed => vec![inp, out],
+                    Stored::Own | Stored::Stacked(_) => vec![out, inp],
+                };
+                specs.push(float16(linear.weight_name(), shape));
+            }
             sources.extend(linear.weight_sources().into_iter().map(|source| source.0));
             if let Some((name, _)) = linear.bias_source() {
                 sources.insert(name);
@@ -105,9 +124,10 @@ impl Plan {
         }
         let extras: Vec<String> = checkpoint
             .names()
-            .filter(|name| !used.contains(*name))
+            .filter(|name| !used.contains(*name) && !tower.has(name))
             .map(str::to_owned)
             .collect();
+        specs.extend(tower.specs(settings));
         for name in &extras {
             if let Some(info) = checkpoint.info(name) {
                 specs.push(TensorSpec {
@@ -125,8 +145,9 @@ impl Plan {
         // The rest of a model that sees is, as good as all of it, what it sees with.
         let elements = extras.iter().filter_map(|name| checkpoint.info(name));
         let elements = elements.map(|info| info.shape.iter().product::<usize>());
-        let tower = (model.vision.as_ref()).map_or(0, |_| {
-            elements.sum::<usize>() * compute.kind.elt_size_in_bytes()
+        let in_tower = tower.linears.iter().map(|(_, [out, inp])| out * inp);
+        let eyes = (model.vision.as_ref()).map_or(0, |_| {
+            elements.chain(in_tower).sum::<usize>() * compute.kind.elt_size_in_bytes()
         });
         let budget = settings.memory.unwrap_or_else(|| {
             let free = device::memory::room().map_or(u64::MAX, |room| room.free_bytes);
@@ -134,12 +155,13 @@ impl Plan {
         });
         Ok(Self {
             outcomes: pack::check(&request),
-            memory: MemoryPlan::new(model, settings, compute, tower, budget)?,
+            memory: MemoryPlan::new(model, settings, compute, eyes, budget)?,
             specs,
             extras,
             parameters,
             quantized_parameters,
             output_bytes,
+            tower,
         })
     }
 

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use crate::quant::{self, InputStats, QuantizedLinear, Scheme, awq, gptq};
 use crate::report::{AwqReport, GptqReport};
@@ -17,11 +17,49 @@ pub struct FloatLinear {
     /// Module name, such as `model.layers.0.self_attn.q_proj`.
     pub name: String,
     pub weight: Tensor,
+    /// Whether it stays so.
+    pub in_float: bool,
+}
+
+/// A linear's weight as it is stored, before it is packed.
+pub enum SolvedWeight {
+    Codes(QuantizedLinear),
+    /// `[out, in]` float32 on the host, to be stored in float16.
+    Float(Tensor),
+}
+
+impl SolvedWeight {
+    pub fn out_features(&self) -> usize {
+        match self {
+            Self::Codes(quantized) => quantized.out_features,
+            Self::Float(weight) => weight.size()[0] as usize,
+        }
+    }
+
+    /// Divides each row by its divisor.
+    pub fn divide_rows(&mut self, divisors: &[f32]) -> Result<()> {
+        match self {
+            Self::Codes(quantized) => quantized.divide_rows(divisors),
+            Self::Float(weight) => {
+                let divisors = Tensor::f_from_slice(divisors)?.f_unsqueeze(1)?;
+                *weight = weight.f_div(&divisors)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What readers of the file compute with, `[out, in]` float32 on the host.
+    pub fn dequantize(&self) -> Result<Tensor> {
+        Ok(match self {
+            Self::Codes(quantized) => quantized.dequantize_tensor()?,
+            Self::Float(weight) => weight.f_to_kind(Kind::Half)?.f_to_kind(Kind::Float)?,
+        })
+    }
 }
 
 /// What a solver made of one linear.
 pub struct Solved {
-    pub quantized: QuantizedLinear,
+    pub weight: SolvedWeight,
     /// Mean over tokens of the squared change of the output.
     pub error: f64,
     pub seconds: f64,
@@ -58,6 +96,36 @@ impl ScaleFound {
     }
 }
 
+/// Leaves those of `linears` that stay in float as they are, and has `solver` make codes of the others; in their order.
+pub fn all_but_float(
+    linears: Vec<FloatLinear>,
+    solver: impl FnOnce(Vec<FloatLinear>) -> Result<Vec<Solved>>,
+) -> Result<Vec<Solved>> {
+    let in_float: Vec<bool> = linears.iter().map(|linear| linear.in_float).collect();
+    let (float, quantized): (Vec<_>, Vec<_>) =
+        linears.into_iter().partition(|linear| linear.in_float);
+    let mut solved = if quantized.is_empty() {
+        Vec::new().into_iter()
+    } else {
+        solver(quantized)?.into_iter()
+    };
+    let mut float = float.into_iter().map(|linear| Solved {
+        weight: SolvedWeight::Float(linear.weight),
+        error: 0.0,
+        seconds: 0.0,
+        awq: None,
+        gptq: None,
+    });
+    let mut next = |in_float| {
+        if in_float {
+            float.next()
+        } else {
+            solved.next()
+        }
+    };
+    Ok(in_float.into_iter().filter_map(&mut next).collect())
+}
+
 /// Rounds each linear to its nearest codes.
 pub fn rtn(linears: &[FloatLinear], stats: &InputStats, scheme: Scheme) -> Result<Vec<Solved>> {
     linears
@@ -70,7 +138,7 @@ pub fn rtn(linears: &[FloatLinear], stats: &InputStats, scheme: Scheme) -> Resul
             let delta = quantized.dequantize_tensor()?.f_sub(&linear.weight)?;
             Ok(Solved {
                 error: quant::output_error(&delta, stats)?,
-                quantized,
+                weight: SolvedWeight::Codes(quantized),
                 seconds: start.elapsed().as_secs_f64(),
                 awq: None,
                 gptq: None,
@@ -94,7 +162,7 @@ pub fn gptq(
     let rows: usize = found.iter().map(|one| one.quantized.out_features).sum();
     let solved = found.into_iter().map(|one| Solved {
         seconds: seconds * one.quantized.out_features as f64 / rows as f64,
-        quantized: one.quantized,
+        weight: SolvedWeight::Codes(one.quantized),
         error: one.loss,
         awq: None,
         gptq: Some(GptqReport {
@@ -127,7 +195,7 @@ pub fn awq(
                     scale_gain: found.gain,
                     clip_gain: ratio(solved.loss, solved.loss_unclipped),
                 }),
-                quantized: solved.quantized,
+                weight: SolvedWeight::Codes(solved.quantized),
                 gptq: None,
             })
         })

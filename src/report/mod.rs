@@ -28,6 +28,8 @@ pub struct Report {
     pub slice: Option<usize>,
     /// In the order in which they were quantized.
     pub linears: Vec<LinearReport>,
+    /// What the model sees with, where that is quantized too.
+    pub tower: Option<TowerReport>,
     /// Warnings that the run gave.
     pub warnings: Vec<String>,
     /// Whole run, process start to the last byte written.
@@ -60,6 +62,9 @@ pub struct SettingsReport {
     pub symmetric: bool,
     pub act_order: Option<String>,
     pub damp_percent: Option<f64>,
+    /// Regular expressions on the names of linears that stay in float, and of those that alone are quantized.
+    pub ignore: Vec<String>,
+    pub only: Vec<String>,
     pub seed: u64,
 }
 
@@ -74,7 +79,7 @@ pub struct CalibrationReport {
     pub tokens: usize,
     /// How many times an image was shown.
     pub images: usize,
-    /// Tokens that stand for images; each linear of the language model saw them, but for experts'.
+    /// Tokens that stand for images.
     pub image_tokens: usize,
     /// Each window begins with this token.
     pub bos: Option<u32>,
@@ -104,11 +109,23 @@ pub struct LinearReport {
     pub relative_error: f64,
     /// Calibration tokens that the linear saw.
     pub tokens: usize,
-    /// Those of them that were routed to it, where it is an expert's.
+    /// Those of them that stand for images.
+    pub image_tokens: usize,
+    /// Those of all that were routed to it, where it is an expert's.
     pub routed_tokens: Option<usize>,
     pub seconds: f64,
     pub awq: Option<AwqReport>,
     pub gptq: Option<GptqReport>,
+}
+
+/// What became of the linears of a vision tower, all rounded to nearest.
+#[derive(Debug, Clone, Serialize)]
+pub struct TowerReport {
+    pub linears: usize,
+    /// The sum of all weights' squared changes over that of their squares.
+    pub relative_weight_error: f64,
+    /// Linears whose width the group size does not divide.
+    pub in_float: Vec<String>,
 }
 
 /// What AWQ's searches found, for the stage that the linear belongs to.

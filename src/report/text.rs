@@ -51,6 +51,11 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
     if let (Some(order), Some(damp)) = (&settings.act_order, settings.damp_percent) {
         writeln!(out, "             act order {order}, damp {damp}")?;
     }
+    for (option, patterns) in [("ignore", &settings.ignore), ("only", &settings.only)] {
+        if !patterns.is_empty() {
+            writeln!(out, "{option:12} {}", patterns.join("  "))?;
+        }
+    }
     writeln!(
         out,
         "calibration  {} ({} documents): {} windows of {} tokens ({} asked for), {} tokens, BOS {}, seed {}",
@@ -68,8 +73,7 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
     if calibration.images > 0 {
         writeln!(
             out,
-            "images       {} shown, {} of the tokens stand for them; each linear saw these and {} of text, experts' those that \
-             were routed to them",
+            "images       {} shown, {} of the tokens stand for them, the other {} are text",
             calibration.images,
             calibration.image_tokens,
             calibration.tokens - calibration.image_tokens
@@ -90,6 +94,15 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
             .slice
             .map_or(String::new(), |slice| format!(", {slice} tokens a slice"))
     )?;
+    if let Some(tower) = &report.tower {
+        writeln!(
+            out,
+            "tower        {} linears rounded to nearest, relative weight error {:.2e}; {} in float, as the group size does not divide them",
+            tower.linears,
+            tower.relative_weight_error,
+            tower.in_float.len()
+        )?;
+    }
     for warning in &report.warnings {
         writeln!(out, "warning      {warning}")?;
     }
@@ -101,10 +114,23 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
         .map(|linear| linear.name.len())
         .max()
         .unwrap_or(0);
+    // Tokens that each linear saw: of text and of images, where there were any.
+    let tokens = |text: &str, images: &str| match calibration.images {
+        0 => format!("{text:>8}"),
+        _ => format!("{text:>11}  {images:>12}"),
+    };
     writeln!(
         out,
-        "{:width$}  {:>13}  {:>10}  {:>9}  {:>7}  {:>8}  solver",
-        "linear", "out x in", "error", "relative", "seconds", "tokens"
+        "{:width$}  {:>13}  {:>10}  {:>9}  {:>7}  {}  solver",
+        "linear",
+        "out x in",
+        "error",
+        "relative",
+        "seconds",
+        match calibration.images {
+            0 => tokens("tokens", ""),
+            _ => tokens("text tokens", "image tokens"),
+        }
     )?;
     for linear in &report.linears {
         let solver = match (&linear.awq, &linear.gptq) {
@@ -117,13 +143,16 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
         };
         writeln!(
             out,
-            "{:width$}  {:>13}  {:>10.4e}  {:>9.2e}  {:>7.2}  {:>8}  {solver}",
+            "{:width$}  {:>13}  {:>10.4e}  {:>9.2e}  {:>7.2}  {}  {solver}",
             linear.name,
             format!("{} x {}", linear.out_features, linear.in_features),
             linear.error,
             linear.relative_error,
             linear.seconds,
-            linear.tokens
+            tokens(
+                &(linear.tokens - linear.image_tokens).to_string(),
+                &linear.image_tokens.to_string()
+            )
         )?;
     }
 

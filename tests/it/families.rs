@@ -20,7 +20,7 @@ const SMALL: &[&str] = &[
 ];
 
 /// The configurations of tests/golden/logits.safetensors, by their names.
-fn configurations() -> Vec<(String, Value)> {
+pub fn configurations() -> Vec<(String, Value)> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/logits.safetensors");
     let bytes = fs::read(path).unwrap();
     let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();

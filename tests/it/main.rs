@@ -16,6 +16,8 @@ mod experts;
 mod families;
 /// Whole runs: every family and method, what is written, and what reads it back.
 mod quantize;
+/// Linears that stay in float because the user wants it.
+mod selection;
 /// SmolLM2, where `make` has made it: forward pass and quality.
 mod smollm2;
 /// Tiny models, and running the program.

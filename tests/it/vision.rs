@@ -185,18 +185,16 @@ impl Seeing {
         image.save(self.data.path().join(name)).unwrap();
     }
 
-    fn quantize(&self, method: &str) -> Finished {
+    fn quantize(&self, args: &[&str]) -> Finished {
         let data = self.path("data.jsonl");
+        let (whole_rows, rest) = SMALL.split_at(2);
+        let is_grouped = args.contains(&"--group-size");
         nibble(
             [
-                SMALL,
-                &[
-                    method,
-                    "--overwrite",
-                    "--calib-data",
-                    &data,
-                    self.model.path_str(),
-                ],
+                if is_grouped { &[] } else { whole_rows },
+                rest,
+                args,
+                &["--overwrite", "--calib-data", &data, self.model.path_str()],
             ]
             .concat(),
         )
@@ -210,17 +208,28 @@ fn every_family_is_calibrated_with_images() {
         let language: Vec<String> = plan.tensors().into_iter().map(|tensor| tensor.0).collect();
         let seeing = Seeing::new(&name, &config, shapes);
         for (method, directory) in [("--gptq", "GPTQ-8bit"), ("--awq", "AWQ-4bit")] {
-            let run = seeing.quantize(method);
+            let run = seeing.quantize(&[method]);
             assert_eq!(run.code, 0, "{name} {method}: {}", run.stderr);
             assert!(!run.stderr.contains("text alone"), "{name}: {}", run.stderr);
             let output = seeing.model.path(directory);
-            let calibration = &json_file(&output.join("quantization_report.json"))["calibration"];
+            let report = json_file(&output.join("quantization_report.json"));
+            let calibration = &report["calibration"];
             let number = |key: &str| calibration[key].as_u64().unwrap();
             assert!(number("images") >= 4, "{name}: {calibration}");
             assert!(
                 (4..number("tokens")).contains(&number("image_tokens")),
                 "{name}: {calibration}"
             );
+            for linear in report["linears"].as_array().unwrap() {
+                let tokens = ["tokens", "image_tokens"].map(|key| linear[key].as_u64().unwrap());
+                let all = ["tokens", "image_tokens"].map(number);
+                if linear["routed_tokens"].is_null() {
+                    assert_eq!(tokens, all, "{name}: {linear}");
+                } else {
+                    // An expert sees a part of both.
+                    assert!(tokens[1] <= all[1].min(tokens[0]), "{name}: {linear}");
+                }
+            }
             let log = fs::read_to_string(output.join("quantization_report.log")).unwrap();
             assert!(log.contains("of the tokens stand for them"), "{log}");
             // What sees is as it was.
@@ -254,12 +263,99 @@ fn first(wanted: &str) -> Seeing {
     Seeing::new(&name, &config, shapes)
 }
 
+/// How far the model in `dir` is from the original, on words of conversations with images.
+fn divergence_on_images(seeing: &Seeing, dir: &str) -> f64 {
+    let args = [
+        "eval",
+        dir,
+        "--reference",
+        seeing.model.path_str(),
+        "--text",
+        &seeing.path("data.jsonl"),
+    ];
+    let run = nibble([&args[..], &["--windows", "8", "--seq-len", "96", "--json"]].concat());
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let found: Value = serde_json::from_str(&run.stdout).unwrap();
+    assert!(found["images"].as_u64().unwrap() > 0, "{found}");
+    found["kl_divergence"].as_f64().unwrap()
+}
+
+#[test]
+fn what_sees_is_quantized_where_it_is_asked_for() {
+    for name in ["qwen2_5_vl", "llava_two_layers", "internvl", "qwen3_vl"] {
+        let seeing = first(name);
+        let run = seeing.quantize(&["--gptq", "--quantize-vision"]);
+        assert_eq!(run.code, 0, "{name}: {}", run.stderr);
+        assert!(run.stderr.contains("--quantize-vision"), "{}", run.stderr);
+        let output = seeing.model.path("GPTQ-8bit");
+        let tower = json_file(&output.join("quantization_report.json"))["tower"].take();
+        let count = tower["linears"].as_u64().unwrap() as usize;
+        let error = tower["relative_weight_error"].as_f64().unwrap();
+        assert!(
+            count >= 8 && (1e-7..1e-4).contains(&error),
+            "{name}: {tower}"
+        );
+        let bytes = fs::read(output.join("model.safetensors")).unwrap();
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        let language = seeing.model.path("config.json");
+        let plan = Model::from_config(&json_file(&language)).unwrap();
+        let language: usize = plan
+            .layers
+            .iter()
+            .map(|layer| layer.quantized().count())
+            .sum();
+        let names = tensors.names();
+        let packed = names
+            .iter()
+            .filter(|name| name.ends_with(".qweight"))
+            .count();
+        assert_eq!(packed, language + count, "{name}");
+        let divergence = divergence_on_images(&seeing, output.to_str().unwrap());
+        assert!((0.0..0.03).contains(&divergence), "{name}: {divergence}");
+        // The tower's part of it, alone; a width that the groups do not divide stays.
+        let run = seeing.quantize(&[
+            "--gptq",
+            "--quantize-vision",
+            "--only",
+            "vis",
+            "--group-size",
+            "16",
+        ]);
+        assert_eq!(run.code, 0, "{name}: {}", run.stderr);
+        let alone = divergence_on_images(&seeing, output.to_str().unwrap());
+        assert!(
+            alone > 1e-9 && alone < divergence,
+            "{name}: {alone} {divergence}"
+        );
+        let report = json_file(&output.join("quantization_report.json"));
+        let in_float = report["tower"]["in_float"].as_array().unwrap().len();
+        assert_eq!(in_float > 0, name.starts_with("qwen"), "{name}: {report}");
+        assert_eq!(report["linears"].as_array().unwrap().len(), 0);
+    }
+    for (args, code, word) in [
+        (&["--awq", "--quantize-vision"][..], 2, "8 bits"),
+        (&["--gptq", "--bits", "4", "--quantize-vision"], 2, "8 bits"),
+    ] {
+        let run = first("llava").quantize(args);
+        assert_eq!(run.code, code, "{}", run.stderr);
+        assert!(run.stderr.contains(word), "{}", run.stderr);
+    }
+    let blind = TinyModel::new("llama");
+    let run = nibble([SMALL, &["--gptq", "--quantize-vision", blind.path_str()]].concat());
+    assert_eq!(run.code, 2, "{}", run.stderr);
+    assert!(
+        run.stderr.contains("llama has no vision tower"),
+        "{}",
+        run.stderr
+    );
+}
+
 /// Other images of the same size calibrate otherwise.
 #[test]
 fn what_is_seen_matters() {
     let seeing = first("qwen3_vl");
     let scales = || {
-        assert_eq!(seeing.quantize("--awq").code, 0);
+        assert_eq!(seeing.quantize(&["--awq"]).code, 0);
         fs::read(seeing.model.path("AWQ-4bit/model.safetensors")).unwrap()
     };
     let before = scales();
@@ -272,7 +368,7 @@ fn what_is_seen_matters() {
 fn images_that_cannot_be_shown_are_refused_by_name() {
     let seeing = first("llava");
     let refused = |words: &[&str]| {
-        let run = seeing.quantize("--gptq");
+        let run = seeing.quantize(&["--gptq"]);
         assert_eq!(run.code, 3, "{}", run.stderr);
         assert!(
             words.iter().all(|word| run.stderr.contains(word)),
@@ -315,8 +411,8 @@ fn images_that_cannot_be_shown_are_refused_by_name() {
         json!({ "text": text }).to_string(),
     )
     .unwrap();
-    let run = seeing.quantize("--gptq");
+    let run = seeing.quantize(&["--gptq"]);
     assert_eq!(run.code, 0, "{}", run.stderr);
     let log = fs::read_to_string(seeing.model.path("GPTQ-8bit/quantization_report.log")).unwrap();
-    assert!(log.contains("was calibrated with text alone"), "{log}");
+    assert!(log.contains("text alone to calibrate with"), "{log}");
 }

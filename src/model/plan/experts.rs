@@ -145,6 +145,7 @@ impl Resolver<'_> {
             has_bias,
             parts: vec![(role, Rows::all(out_features))],
             stored: Stored::Own,
+            in_float: false,
         }
     }
 
@@ -194,6 +195,7 @@ impl Resolver<'_> {
             has_bias: config.bias,
             parts: vec![(linear.part, Rows::all(out_features))],
             stored,
+            in_float: false,
         }
     }
 }

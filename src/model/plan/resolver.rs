@@ -195,6 +195,7 @@ impl Resolver<'_> {
             } else {
                 Stored::Own
             },
+            in_float: false,
         }
     }
 

@@ -165,6 +165,18 @@ impl Vision {
             .map_or(0, |_| self.tower.deepstack.len())
     }
 
+    /// The linears of the tower's layers, by their full names in the checkpoint, with their shapes `[out, in]`.
+    pub fn linears(&self, weights: &dyn Weights) -> Vec<(String, [usize; 2])> {
+        let (prefix, layers) = (self.prefixes(weights).tower, self.tower.row.layers);
+        let linears = self.tower.layer_linears();
+        let layers = (0..self.tower.n_layers).map(|layer| format!("{prefix}{layers}.{layer}."));
+        let named = |layer: String| {
+            let linears = linears.iter();
+            linears.map(move |(name, shape)| (format!("{layer}{name}"), *shape))
+        };
+        layers.flat_map(named).collect()
+    }
+
     /// Reads the tower and the projector.
     ///
     /// # Errors

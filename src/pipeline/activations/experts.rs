@@ -68,6 +68,25 @@ impl Activations<'_> {
         Ok(selections)
     }
 
+    /// How many of the selected tokens stand for images.
+    pub fn n_selected_image_tokens(&self, selections: &[Selection]) -> Result<usize> {
+        let mut count = 0;
+        if self.shown.n_tokens() == 0 {
+            return Ok(count);
+        }
+        for selection in selections {
+            let seq_len = self.batches[selection.batch].state().hidden.size()[1];
+            let first = selection.batch * self.batch_size;
+            let is_image = |token: &&i64| {
+                let window = first + (**token / seq_len) as usize;
+                self.shown.is_image(window, **token % seq_len)
+            };
+            let tokens = Vec::<i64>::try_from(&selection.tokens)?;
+            count += tokens.iter().filter(is_image).count();
+        }
+        Ok(count)
+    }
+
     /// The statistics of what an expert reads of its tokens, `in_features` wide.
     pub fn observe_expert(
         &self,

@@ -28,11 +28,14 @@ impl LayerRun<'_> {
     /// Rows of some experts' first linears, evenly spread: `[rows, in]` float32 each.
     pub(super) fn sample_experts(&self) -> Result<Vec<Tensor>> {
         let experts = self.plan.stages.iter().flat_map(|stage| &stage.experts);
-        let experts: Vec<&ExpertPlan> = experts.collect();
+        let experts: Vec<&ExpertPlan> = experts
+            .filter(|expert| expert.inputs.iter().any(|linear| !linear.in_float))
+            .collect();
         let n_sampled = SAMPLED_EXPERTS.min(experts.len());
         let mut samples = Vec::new();
         for sample in 0..n_sampled {
-            for linear in &experts[sample * experts.len() / n_sampled].inputs {
+            let inputs = experts[sample * experts.len() / n_sampled].inputs.iter();
+            for linear in inputs.filter(|linear| !linear.in_float) {
                 let weight = self.load_linear(linear)?.weight;
                 let step = (weight.size()[0] / SAMPLED_ROWS).max(1);
                 let rows = weight.f_slice(0, 0, step * SAMPLED_ROWS, step)?;
@@ -93,7 +96,10 @@ impl LayerRun<'_> {
         let (plan, stage, selections) = (expert.plan, expert.stage, &expert.selections);
         let observe = || activations.observe_expert(&self.block, stage, expert.index, selections);
         let stats = times.statistics.time(observe)?;
-        let n_tokens = stats.n_tokens;
+        let tokens = [
+            stats.n_tokens,
+            activations.n_selected_image_tokens(selections)?,
+        ];
         let load = || plan.inputs.iter().map(|linear| self.load_linear(linear));
         let mut inputs = (times.load).time(|| load().collect::<Result<Vec<_>>>())?;
         let mut streams = Streams::default();
@@ -111,7 +117,7 @@ impl LayerRun<'_> {
         let found = found.map_or_else(ScaleFound::none, |scale| scale.1.clone());
         let mut solved = (times.solve).time(|| self.solve_as_is(inputs, stats, &found))?;
         let running = plan.inputs.iter().zip(&solved);
-        let running = running.map(|(linear, solved)| self.running(linear, &solved.quantized));
+        let running = running.map(|(linear, solved)| self.running(linear, &solved.weight));
         let running = running.collect::<Result<Vec<_>>>()?;
         let mut activated = times.forward.time(|| {
             activations.expert_activations(&self.block, stage, expert.index, &running, selections)
@@ -127,6 +133,7 @@ impl LayerRun<'_> {
         }
         let mut found = ScaleFound::none();
         if self.run.settings.solver.folds()
+            && !plan.output.in_float
             && let Fold::Rows { linear, rows, root } = &plan.fold
         {
             let scale = times.solve.time(|| {
@@ -137,9 +144,9 @@ impl LayerRun<'_> {
             let scale = scale.channel_scale;
             let position = plan.inputs.iter().position(|input| input.name == *linear);
             let position = position.context("a fold into another expert")?;
-            let quantized = &mut solved[position].quantized;
-            let divisors = divisors(rows, *root, &scale, quantized.out_features);
-            quantized.divide_rows(&divisors);
+            let weight = &mut solved[position].weight;
+            let divisors = divisors(rows, *root, &scale, weight.out_features());
+            weight.divide_rows(&divisors)?;
             self.divide_bias(linear, &divisors);
             if let Some(folded) = streams.folded.get_mut(position) {
                 folded.divide_rows(&divisors)?;
@@ -158,7 +165,7 @@ impl LayerRun<'_> {
         energies.extend((times.solve).time(|| output_energies(&output, &stats))?);
         solved.extend((times.solve).time(|| self.solve_as_is(output, stats, &found))?);
         if advance {
-            let output = self.running(&plan.output, &solved[plan.inputs.len()].quantized)?;
+            let output = self.running(&plan.output, &solved[plan.inputs.len()].weight)?;
             times.forward.time(|| {
                 let block = &self.block;
                 activations.add_expert(block, expert.index, &output, selections, &activated)
@@ -166,10 +173,11 @@ impl LayerRun<'_> {
         }
         let mut reports = Vec::new();
         for ((linear, solved), energy) in plan.linears().zip(solved).zip(energies) {
-            let mut report = self.report(stage, linear, &solved, energy, n_tokens);
-            report.routed_tokens = Some(expert.n_routed());
-            reports.push(report);
-            (self.run.outbox).linear(linear.name.clone(), solved.quantized)?;
+            if let Some(mut report) = self.report(stage, linear, &solved, energy, tokens) {
+                report.routed_tokens = Some(expert.n_routed());
+                reports.push(report);
+            }
+            self.write(linear, solved.weight)?;
         }
         Ok(reports)
     }

@@ -1,17 +1,19 @@
-//! Images of the calibration windows: what a processor writes for them, and what the model's tower makes of them.
+//! Images of windows: what a processor writes for them, and what the model's tower makes of them.
+
+mod shown;
 
 use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::activations::Activations;
+pub use shown::Shown;
+
 use crate::calibration::{self, Document, ImagePrompt, ImagePrompts, ImageSource, Images, Windows};
-use crate::cli::settings::Settings;
 use crate::fault::InputError;
 use crate::images::{self, Processor};
 use crate::model::vision::{Features, Image, LoadedVision, Vision};
-use crate::model::{Compute, Model};
+use crate::model::{Compute, Model, Weights};
 use crate::tensor;
 use crate::weights::ModelDir;
 
@@ -23,22 +25,30 @@ pub struct Data {
     pub notes: Vec<String>,
 }
 
-/// Reads the calibration data of `settings`; images only for a model that sees.
+impl Data {
+    /// Text alone.
+    pub fn of_text(documents: Vec<Document>) -> Self {
+        Self {
+            documents,
+            processor: None,
+            notes: Vec::new(),
+        }
+    }
+}
+
+/// Reads the calibration data at `path`, or the built-in one; images only for a model that sees.
 ///
 /// # Errors
 /// Data with images of the caller's for a model that lacks a processor's settings.
-pub fn load(settings: &Settings, source: &ModelDir) -> Result<Data> {
-    let path = settings.calib_data.as_deref();
+pub fn load(path: Option<&Path>, source: &ModelDir) -> Result<Data> {
     let only_text = |notes| -> Result<Data> {
         Ok(Data {
-            documents: calibration::load(path, Images::Dropped)?,
-            processor: None,
             notes,
+            ..Data::of_text(calibration::load(path, Images::Dropped)?)
         })
     };
     if let Some(reason) = &source.model.blind {
-        let note =
-            format!("calibrated with text alone, as the model's eyes are not known: {reason}");
+        let note = format!("text alone is used, as the model's eyes are not known: {reason}");
         return only_text(vec![note]);
     }
     if source.model.vision.is_none() {
@@ -47,10 +57,11 @@ pub fn load(settings: &Settings, source: &ModelDir) -> Result<Data> {
     let documents = calibration::load(path, Images::Kept)?;
     if documents.iter().all(|document| document.n_images() == 0) {
         return only_text(vec![
-            "the model sees images, but was calibrated with text alone".to_owned(),
+            "the model sees images, but there is text alone to calibrate with".to_owned(),
         ]);
     }
-    match Processor::open(&settings.model, &source.config) {
+    let dir = source.checkpoint.dir();
+    match Processor::open(dir, &source.config) {
         Ok(processor) => Ok(Data {
             documents,
             processor: Some(processor),
@@ -58,11 +69,11 @@ pub fn load(settings: &Settings, source: &ModelDir) -> Result<Data> {
         }),
         // The built-in images are an offer.
         Err(error) if path.is_none() => {
-            let note = format!("calibrated with text alone, as images cannot be prepared: {error}");
+            let note = format!("text alone is used, as images cannot be prepared: {error}");
             only_text(vec![note])
         }
         Err(error) => Err(InputError::new(
-            &settings.model,
+            dir,
             error,
             "give the processor's files of the original model, or calibration data without images",
         )
@@ -126,22 +137,23 @@ fn places(ids: &[u32], vision: &Vision, start: usize, count: usize) -> Vec<usize
     places.take(count).collect()
 }
 
-/// Runs the model's tower on each image of the windows, once, and puts what it becomes among the activations. The tower is in
-/// memory only here.
+/// Runs the model's tower on each image of the windows, once. `shown` gets what it becomes for each window that it is in, with
+/// the places of its tokens there. The tower, read from `weights`, is in memory only here.
 ///
 /// # Errors
 /// Images that cannot be decoded, by name; a tower that does not give as many features as the prompt has placeholders.
 pub fn show(
     source: &ModelDir,
+    weights: &dyn Weights,
     compute: Compute,
     processor: &Processor,
     windows: &Windows,
-    activations: &mut Activations<'_>,
+    mut shown: impl FnMut(usize, &[usize], &Features) -> Result<()>,
 ) -> Result<()> {
     let Some(vision) = &source.model.vision else {
         return Ok(());
     };
-    let loaded = vision.load(source, compute)?;
+    let loaded = vision.load(weights, compute)?;
     // An image may be in several windows.
     let mut order: Vec<&ImageSource> = Vec::new();
     let mut occurrences: HashMap<&ImageSource, Vec<(usize, Vec<usize>)>> = HashMap::new();
@@ -158,7 +170,7 @@ pub fn show(
         let features = look(source, &loaded, processor, image);
         let features = features.with_context(|| image.to_string())?;
         for (window, places) in &occurrences[image] {
-            activations.show(*window, places, &features)?;
+            shown(*window, places, &features)?;
         }
     }
     Ok(())

@@ -1,0 +1,49 @@
+//! Opens the model of a run, with those linears left in float that the caller wants left.
+
+use anyhow::Result;
+
+use crate::cli::settings::{self, Settings};
+use crate::model::LayerPlan;
+use crate::weights::ModelDir;
+
+/// Opens the model that `settings` name, to be quantized as they say.
+///
+/// # Errors
+/// Those of [`ModelDir::open`]; an expression that fits no linear; nothing left to quantize.
+pub fn open(settings: &Settings) -> Result<ModelDir> {
+    let mut source = ModelDir::open(&settings.model)?;
+    let selection = &settings.selection;
+    let names = source.model.layers.iter().flat_map(LayerPlan::linears);
+    let names: Vec<&str> = names.map(|linear| &linear.name[..]).collect();
+    let in_tower = match &source.model.vision {
+        Some(vision) if selection.vision => vision.linears(&source),
+        _ => Vec::new(),
+    };
+    let example = || {
+        let last = names
+            .last()
+            .copied()
+            .unwrap_or("none: the model has no linears");
+        last.to_owned()
+    };
+    for (option, pattern) in selection.patterns() {
+        let mut named = (names.iter().copied()).chain(in_tower.iter().map(|linear| &linear.0[..]));
+        if !named.any(|name| pattern.is_match(name)) {
+            let (pattern, example) = (pattern.to_string(), example());
+            return Err(settings::Error::NoSuchLinear {
+                option,
+                pattern,
+                example,
+            }
+            .into());
+        }
+    }
+    let mut named = (names.iter().copied()).chain(in_tower.iter().map(|linear| &linear.0[..]));
+    if named.all(|name| selection.leaves_in_float(name)) {
+        return Err(settings::Error::NothingLeft { example: example() }.into());
+    }
+    source
+        .model
+        .leave_in_float(&|name| selection.leaves_in_float(name));
+    Ok(source)
+}

@@ -1,0 +1,108 @@
+//! What windows see, from the first layer to the last that is given features.
+
+use std::collections::HashSet;
+
+use anyhow::Result;
+use tch::{Device, Tensor};
+
+use crate::model::vision::Features;
+use crate::model::{Compute, Model, Places, Sighting};
+
+/// The images of windows of one length.
+#[derive(Debug)]
+pub struct Shown {
+    /// Of each window, in order.
+    windows: Vec<Vec<Sighting>>,
+    /// Of each window, the places of the tokens that stand for images.
+    tokens: Vec<HashSet<i64>>,
+    /// What is to be added to the tokens of an image behind the first layers, the next one last, on the host: the window, the
+    /// tokens' places in it and `[tokens, hidden]` for each of the layers.
+    deep: Vec<(usize, Tensor, Vec<Tensor>)>,
+}
+
+impl Shown {
+    /// Nothing yet.
+    pub fn new(n_windows: usize) -> Self {
+        Self {
+            windows: vec![Vec::new(); n_windows],
+            tokens: vec![HashSet::new(); n_windows],
+            deep: Vec::new(),
+        }
+    }
+
+    /// Puts what an image became in the place of its tokens' embeddings, as many as `places` are, in the residual stream of
+    /// `window`, `hidden` `[tokens, hidden]` on the host.
+    pub fn show(
+        &mut self,
+        window: usize,
+        places: &[usize],
+        features: &Features,
+        hidden: &Tensor,
+    ) -> Result<()> {
+        let Some(&start) = places.first() else {
+            return Ok(());
+        };
+        let n_tokens = places.len();
+        self.windows[window].push(Sighting {
+            start,
+            n_tokens,
+            grid: features.grid,
+        });
+        self.windows[window].sort_by_key(|sighting| sighting.start);
+        let places: Vec<i64> = places.iter().map(|&place| place as i64).collect();
+        self.tokens[window].extend(&places);
+        let places = Tensor::f_from_slice(&places)?;
+        let kept = |tensor: &Tensor| -> Result<Tensor> {
+            let kept = tensor.f_narrow(0, 0, n_tokens as i64)?;
+            Ok(kept.f_to_device(Device::Cpu)?.f_to_kind(hidden.kind())?)
+        };
+        let embeddings = kept(&features.embeddings)?;
+        let _ = hidden
+            .shallow_clone()
+            .f_index_copy_(0, &places, &embeddings)?;
+        let deep = features.deep.iter().rev().map(kept);
+        let deep = deep.collect::<Result<Vec<_>>>()?;
+        if !deep.is_empty() {
+            self.deep.push((window, places, deep));
+        }
+        Ok(())
+    }
+
+    /// Adds what images left for the layer that all have been through, behind its stages. `hidden` gives the residual stream of
+    /// a window, `[tokens, hidden]` on the host.
+    pub fn leave_layer(&mut self, hidden: impl Fn(usize) -> Result<Tensor>) -> Result<()> {
+        for (window, places, mut deep) in std::mem::take(&mut self.deep) {
+            if let Some(added) = deep.pop() {
+                let _ = hidden(window)?.f_index_add_(0, &places, &added)?;
+                self.deep.push((window, places, deep));
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the tokens of these windows stand, of `seq_len` each, if there are images among them.
+    pub fn places(
+        &self,
+        model: &Model,
+        compute: Compute,
+        windows: std::ops::Range<usize>,
+        seq_len: usize,
+    ) -> Result<Option<Places>> {
+        let windows = &self.windows[windows];
+        if windows.iter().all(Vec::is_empty) {
+            return Ok(None);
+        }
+        let windows: Vec<&[Sighting]> = windows.iter().map(Vec::as_slice).collect();
+        Ok(Some(model.places_with_images(compute, seq_len, &windows)?))
+    }
+
+    /// How many tokens stand for images.
+    pub fn n_tokens(&self) -> usize {
+        self.tokens.iter().map(HashSet::len).sum()
+    }
+
+    /// Whether the token at this place of a window stands for an image.
+    pub fn is_image(&self, window: usize, place: i64) -> bool {
+        self.tokens[window].contains(&place)
+    }
+}
