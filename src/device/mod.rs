@@ -228,6 +228,16 @@ pub fn usable_gpu(index: usize) -> Result<&'static Gpu, Error> {
     Ok(gpu)
 }
 
+/// What nobody holds of the memory of `device`; `None` where it is no GPU, or NVML does not show it.
+pub fn free_gpu_bytes(device: Device) -> Option<u64> {
+    let Device::Cuda(index) = device else {
+        return None;
+    };
+    let gpu = nvml::WatchedGpu::open(&usable_gpu(index).ok()?.uuid).ok()?;
+    let used = gpu.read().ok()?.device_bytes;
+    Some(gpu.total_bytes.saturating_sub(used))
+}
+
 /// All GPUs that CUDA shows, at least one, with libtorch's CUDA part loaded.
 fn usable_gpus() -> Result<Vec<Gpu>, Error> {
     let driver = driver()?;
