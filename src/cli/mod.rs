@@ -44,6 +44,7 @@ pub enum Command {
 
 /// How much is logged, and how.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Log")]
 pub struct LogArgs {
     /// Log more: -v per linear, -vv everything
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
