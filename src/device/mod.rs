@@ -212,11 +212,12 @@ fn keeps_float32(device: Device) -> Result<bool, TchError> {
     Ok(right.f_all()?.f_int64_value(&[])? == 1)
 }
 
-/// The GPU that CUDA and libtorch count as `index`, if libtorch can compute on it.
+/// The GPU that CUDA and libtorch count as `index`, if libtorch can compute on it; with libtorch's CUDA part loaded.
 pub fn usable_gpu(index: usize) -> Result<&'static Gpu, Error> {
     static GPUS: OnceLock<Result<Vec<Gpu>, Error>> = OnceLock::new();
+    static LOADED: OnceLock<Result<(), Error>> = OnceLock::new();
     let gpus = GPUS
-        .get_or_init(usable_gpus)
+        .get_or_init(shown_gpus)
         .as_ref()
         .map_err(Clone::clone)?;
     let count = gpus.len();
@@ -225,7 +226,32 @@ pub fn usable_gpu(index: usize) -> Result<&'static Gpu, Error> {
         let gpu = gpu.clone();
         return Err(Error::OldGpu { index, gpu });
     }
+    let load = || {
+        driver::load_libtorch_cuda()?;
+        match Cuda::device_count() {
+            0 => Err(Error::NotCounted(count)),
+            _ => Ok(()),
+        }
+    };
+    LOADED.get_or_init(load).clone()?;
     Ok(gpu)
+}
+
+/// The GPUs that CUDA shows, at least one, with a driver that is new enough.
+fn shown_gpus() -> Result<Vec<Gpu>, Error> {
+    let driver = driver()?;
+    let gpus = driver.gpus()?;
+    if gpus.is_empty() {
+        return Err(Error::NoGpu);
+    }
+    match driver::libtorch_cuda_version() {
+        // Within one major version drivers run what is newer than they are.
+        Some(libtorch) if driver.version.major() < libtorch.major() => {
+            let driver = driver.version;
+            Err(Error::OldDriver { driver, libtorch })
+        }
+        _ => Ok(gpus),
+    }
 }
 
 /// What nobody holds of the memory of `device`; `None` where it is no GPU, or NVML does not show it.
@@ -236,27 +262,6 @@ pub fn free_gpu_bytes(device: Device) -> Option<u64> {
     let gpu = nvml::WatchedGpu::open(&usable_gpu(index).ok()?.uuid).ok()?;
     let used = gpu.read().ok()?.device_bytes;
     Some(gpu.total_bytes.saturating_sub(used))
-}
-
-/// All GPUs that CUDA shows, at least one, with libtorch's CUDA part loaded.
-fn usable_gpus() -> Result<Vec<Gpu>, Error> {
-    let driver = driver()?;
-    let gpus = driver.gpus()?;
-    if gpus.is_empty() {
-        return Err(Error::NoGpu);
-    }
-    match driver::libtorch_cuda_version() {
-        // Within one major version drivers run what is newer than they are.
-        Some(libtorch) if driver.version.major() < libtorch.major() => {
-            let driver = driver.version;
-            return Err(Error::OldDriver { driver, libtorch });
-        }
-        _ => driver::load_libtorch_cuda()?,
-    }
-    match Cuda::device_count() {
-        0 => Err(Error::NotCounted(gpus.len())),
-        _ => Ok(gpus),
-    }
 }
 
 #[cfg(test)]

@@ -86,6 +86,14 @@ fn refused(libraries: &Libraries, variables: &[(&str, &str)], words: &[&str]) ->
     let run = libraries.nibble(&args, variables);
     assert_eq!(run.code, RESOURCE, "{}", run.stderr);
     assert!(run.stderr.contains(problem), "{}", run.stderr);
+    // Where no device was asked for, the CPU computes, and that is said.
+    let run = libraries.nibble(
+        &["--dry-run", "--group-size", "32", model.path_str()],
+        variables,
+    );
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let said = format!("computing on the CPU: {problem}");
+    assert!(run.stderr.contains(&said), "{}", run.stderr);
     json
 }
 
@@ -155,6 +163,25 @@ fn a_driver_that_is_too_old() {
         .expect("the pinned libtorch is built for CUDA");
     let words = ["too old", "runs CUDA 4.2", built_for, "update the driver"];
     refused(&libraries, &[("STUB_CUDA_VERSION", "4020")], &words);
+}
+
+#[test]
+fn a_gpu_that_is_too_old_and_one_that_is_not_there() {
+    let libraries = Libraries::driver();
+    let words = ["Stub A (cuda:0)", "compute capability 7.0", "needs 7.5"];
+    refused(&libraries, &[("STUB_CUDA_GPUS", "AB")], &words);
+    let model = TinyModel::new("llama");
+    for (device, words) in [
+        ("cuda:1", "Stub A (cuda:1) has compute capability 7.0"),
+        (
+            "cuda:2",
+            "no device cuda:2: the last of the 2 GPUs is cuda:1",
+        ),
+    ] {
+        let run = libraries.nibble(&["--device", device, model.path_str()], &[]);
+        assert_eq!(run.code, RESOURCE, "{}", run.stderr);
+        assert!(run.stderr.contains(words), "{}", run.stderr);
+    }
 }
 
 #[test]
@@ -278,11 +305,15 @@ impl Watched {
 
 /// Runs this very test again as a process that finds the stub, in which `inside` gets the path of B's state.
 fn with_nvml(test: &str, inside: impl FnOnce(PathBuf)) {
+    with_libraries(&Libraries::driver(), test, inside);
+}
+
+/// [`with_nvml`] with other libraries.
+fn with_libraries(libraries: &Libraries, test: &str, inside: impl FnOnce(PathBuf)) {
     const STATE: &str = "STUB_NVML_STATE";
     if let Ok(state) = std::env::var(STATE) {
         return inside(state.into());
     }
-    let libraries = Libraries::driver();
     let state = libraries.0.path().join("state");
     fs::write(&state, "100 -1").unwrap();
     let mut command = Command::new(std::env::current_exe().unwrap());
@@ -381,4 +412,28 @@ fn a_gpu_that_nvml_does_not_know_is_noted() {
         );
         assert!(readings.ram.peak.is_some());
     });
+}
+
+#[test]
+fn without_nvml_all_else_is_measured() {
+    let libraries = Libraries::new().broken("libnvidia-ml.so.1");
+    with_libraries(
+        &libraries,
+        "devices::without_nvml_all_else_is_measured",
+        |_| {
+            let monitor = Monitor::start(Some(B), Duration::from_millis(1), Instant::now());
+            let readings = monitor.finish();
+            let note = readings.note.as_deref().unwrap();
+            assert!(
+                note.contains("was not measured") && note.contains("libnvidia-ml.so.1"),
+                "{note}"
+            );
+            assert!(readings.ram.peak.is_some());
+            let lines = text::memory_lines(&readings);
+            assert!(
+                lines.contains("peak VRAM                   unknown"),
+                "{lines}"
+            );
+        },
+    );
 }
