@@ -22,7 +22,8 @@ pub struct Finished {
     pub stderr: String,
 }
 
-/// The environment variable with the device that the tests' runs compute on, such as `cuda`; without it the program chooses.
+/// The environment variable with the device that the tests' runs compute on, such as `cuda`, in float32, for which the tests'
+/// bounds hold; without it the program chooses both.
 const DEVICE: &str = "NIBBLE_TEST_DEVICE";
 
 /// The device that runs compute on, where [`DEVICE`] asks for one.
@@ -42,6 +43,9 @@ pub fn nibble<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Finished {
         && !args.iter().any(|arg| chosen.contains(&arg.as_ref()))
     {
         command.args(["--device", &device]);
+        if !args.iter().any(|arg| arg.as_ref() == "--dtype") {
+            command.args(["--dtype", "float32"]);
+        }
     }
     finished(command)
 }
