@@ -1,6 +1,7 @@
 //! From what was asked to what will be done: every default and every rule about combinations lives here.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use regex::Regex;
 
@@ -150,6 +151,8 @@ pub struct Settings {
     pub calib_data: Option<PathBuf>,
     pub seed: u64,
     pub compute: ComputeChoice,
+    /// Between two readings of the memory in use.
+    pub memory_interval: Duration,
     pub max_shard_bytes: u64,
     pub dry_run: bool,
 }
@@ -259,6 +262,7 @@ impl Settings {
             ("--seq-len", Some(args.seq_len)),
             ("--num-samples", Some(args.num_samples)),
             ("--batch-size", args.batch_size),
+            ("--vram-interval", Some(args.vram_interval)),
         ];
         if let Some((option, _)) = sizes.into_iter().find(|(_, size)| *size == Some(0)) {
             return Err(Error::Zero { option });
@@ -313,6 +317,7 @@ impl Settings {
             calib_data: args.calib_data,
             seed: args.seed,
             compute: ComputeChoice::resolve(&args.compute)?,
+            memory_interval: Duration::from_millis(args.vram_interval as u64),
             max_shard_bytes: parse_size(&args.max_shard_size)
                 .ok_or(Error::ShardSize(args.max_shard_size))?,
             dry_run: args.dry_run,
@@ -342,7 +347,7 @@ impl ComputeChoice {
                 });
             }
             Some(threads) => threads,
-            None => std::thread::available_parallelism().map_or(1, usize::from),
+            None => crate::device::cpu::n_cores(),
         };
         Ok(Self {
             device,

@@ -9,7 +9,7 @@ use safetensors::Dtype;
 use tch::Device;
 
 use super::floor::Work;
-use super::memory::MemoryPlan;
+use super::memory::{Budget, MemoryPlan};
 use super::tower::Tower;
 use crate::checkpoint::TensorSpec;
 use crate::cli::settings::Settings;
@@ -24,7 +24,7 @@ use crate::report::{human_bytes, human_seconds};
 use crate::weights::ModelDir;
 
 /// Share of the free memory that a run takes where nothing else is asked for.
-const MEMORY_SHARE: f64 = 0.75;
+pub const MEMORY_SHARE: f64 = 0.75;
 
 /// The tensors to write, what loads them, and what the run needs.
 pub struct Plan {
@@ -149,10 +149,13 @@ impl Plan {
         let eyes = (model.vision.as_ref()).map_or(0, |_| {
             elements.chain(in_tower).sum::<usize>() * compute.kind.elt_size_in_bytes()
         });
-        let budget = settings.memory.unwrap_or_else(|| {
-            let free = device::memory::available_bytes().unwrap_or(u64::MAX);
-            (free as f64 * MEMORY_SHARE) as u64
-        });
+        let share =
+            |free: Option<u64>| free.map_or(u64::MAX, |free| (free as f64 * MEMORY_SHARE) as u64);
+        let host = || share(device::memory::room().map(|room| room.free_bytes));
+        let budget = Budget {
+            host: settings.memory.unwrap_or_else(host),
+            gpu: share(device::free_gpu_bytes(compute.device)),
+        };
         Ok(Self {
             outcomes: pack::check(&request),
             memory: MemoryPlan::new(model, settings, compute, eyes, budget)?,
@@ -201,17 +204,14 @@ impl Plan {
                 .slice
                 .map_or(String::new(), |slice| format!(", {slice} tokens at a time"))
         );
-        if compute.device != Device::Cpu {
-            return format!(
-                "about {} beyond libtorch's own: {activations}",
-                human_bytes(memory.activations)
-            );
-        }
+        let batch = match compute.device {
+            Device::Cpu => format!(", batch {}", human_bytes(memory.batch)),
+            _ => String::new(),
+        };
         format!(
-            "about {} beyond libtorch's own: {activations}, widest stage {}, batch {}",
-            human_bytes(memory.total()),
-            human_bytes(memory.stage),
-            human_bytes(memory.batch)
+            "about {} beyond libtorch's own: {activations}, widest stage {}{batch}",
+            human_bytes(memory.on_host(compute.device)),
+            human_bytes(memory.stage)
         )
     }
 
@@ -219,10 +219,11 @@ impl Plan {
         match compute.device {
             Device::Cpu => "none: the CPU computes".to_owned(),
             _ => format!(
-                "about {} beyond libtorch's own: widest stage {}, batch {}",
-                human_bytes(self.memory.stage + self.memory.batch),
+                "about {} beyond libtorch's own: widest stage {}, batch {}; {} free",
+                human_bytes(self.memory.on_gpu(compute.device)),
                 human_bytes(self.memory.stage),
-                human_bytes(self.memory.batch)
+                human_bytes(self.memory.batch),
+                device::free_gpu_bytes(compute.device).map_or("unknown".to_owned(), human_bytes)
             ),
         }
     }

@@ -2,10 +2,11 @@
 //! quantization_report.log; and the progress shown meanwhile ([`progress`]).
 
 pub mod progress;
-mod text;
+pub mod text;
 
 use serde::Serialize;
 
+use crate::device::monitor::Readings;
 use crate::device::rates::Rates;
 
 /// Everything worth knowing about one quantization run.
@@ -38,9 +39,8 @@ pub struct Report {
     pub rates: Rates,
     pub input_bytes: u64,
     pub output_bytes: u64,
-    pub peak_rss_bytes: Option<u64>,
-    /// `None` where there is no GPU or no NVML.
-    pub peak_vram: Option<VramReport>,
+    /// What this process and the GPU held over the run.
+    pub memory: Readings,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -145,14 +145,6 @@ pub struct GptqReport {
     pub damp: f64,
     /// Input columns that no token used.
     pub dead_columns: usize,
-}
-
-#[derive(Debug, Clone, Serialize)]
-pub struct VramReport {
-    pub process_bytes: Option<u64>,
-    pub device_bytes: u64,
-    pub stage: String,
-    pub seconds: f64,
 }
 
 impl Report {
