@@ -2,8 +2,8 @@
 # usage: stage.sh PROFILE DEST     Puts the built program and the libraries that it loads below DEST, as bin/nibble finds them there.
 #
 # What is left out was never asked for: the loader is asked which libraries `nibble` needs and, where libtorch's CUDA part was
-# fetched, which that and its linear algebra need. Beside these CUDA loads NVRTC's built-ins by name. cuDNN's engines are loaded by
-# name too, but only for its convolutions, which `nibble` does not use.
+# fetched, which that and its linear algebra need. Beside these CUDA loads NVRTC's built-ins and cuDNN's parts by name (libtorch may
+# take cuDNN's attention on newer GPUs). libtorch_cuda.so does not load without those for several GPUs and for sparse numbers.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 profile=$1 dest=$2
@@ -16,7 +16,7 @@ for library in "$torch"/libtorch_cuda.so "$torch"/libtorch_cuda_linalg.so; do
   if [ -e "$library" ]; then loaded+=("$library"); fi
 done
 needed=$(for file in "${loaded[@]}"; do ldd "$file"; done | awk '$3 ~ /\/libtorch\// { print $3 }')
-by_name=$(find libtorch/nvidia -name 'libnvrtc-builtins.so*' ! -name '*.alt.*')
+by_name=$(find libtorch/nvidia -name 'libnvrtc-builtins.so*' ! -name '*.alt.*' -o -path '*/cudnn/lib/*.so*')
 if ldd "${loaded[@]}" | grep 'not found'; then
   echo "stage: the libraries above are missing; run make libtorch, for a GPU with CUDA=1" >&2
   exit 1
