@@ -1,12 +1,15 @@
 # Everything needs Rust, a C++ compiler and Python >= 3.9 with pip; nothing else is installed outside this directory.
 #   make demo      build, quantize a small real model with AWQ and GPTQ, measure and try both
 #   make test      what every change must pass
+#   make image-test  build the container image and try it on a small model
+#   make dist        an archive with the program and the libraries that it needs
 #   make CUDA=1 …  fetch libtorch with what a CUDA GPU needs (about 2 GB more)
 
 PYTHON ?= python3
-# The release profile everywhere, so that libtorch's C++ shim is compiled once.
-CARGO_FLAGS = --release --locked
-NIBBLE = $(or $(CARGO_TARGET_DIR),target)/release/nibble
+# One profile everywhere, so that libtorch's C++ shim is compiled once; `dist` is what images and archives hold.
+PROFILE = release
+CARGO_FLAGS = --profile $(PROFILE) --locked
+NIBBLE = $(or $(CARGO_TARGET_DIR),target)/$(PROFILE)/nibble
 MODEL = models/SmolLM2-135M-Instruct
 TOOLS = .venvs/tools
 WITH_TOOLS = PYTHONPATH=$(TOOLS) PYTHONDONTWRITEBYTECODE=1 $(PYTHON)
@@ -14,7 +17,7 @@ WITH_TOOLS = PYTHONPATH=$(TOOLS) PYTHONDONTWRITEBYTECODE=1 $(PYTHON)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_ROOT_USER_ACTION = ignore
 
-.PHONY: build demo test lint bench compare golden families clients libtorch model prerequisites clean
+.PHONY: image-test dist build demo test lint bench compare golden families clients libtorch model prerequisites clean
 
 build: libtorch
 	cargo build $(CARGO_FLAGS)
@@ -50,6 +53,15 @@ families: build
 # Loads what Nibble writes in transformers and in vLLM, and compares their perplexity with Nibble's own.
 clients: build model
 	$(PYTHON) scripts/clients/check.py --nibble $(NIBBLE) $(MODEL)
+
+# Builds the images with Docker, or without a Docker engine with buildah, and quantizes a small model in them.
+image-test: model
+	PYTHON=$(PYTHON) scripts/image_test.sh $(MODEL)
+
+# target/nibble-VERSION-x86_64-linux.tar.gz: unpack it anywhere and run bin/nibble.
+dist:
+	$(MAKE) PROFILE=dist build
+	PYTHON=$(PYTHON) scripts/dist.sh
 
 libtorch: prerequisites
 ifndef LIBTORCH

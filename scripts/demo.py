@@ -61,9 +61,10 @@ def main():
         cost = ["-", "-", "-"]
         if directory != args.model:
             report = json.loads((directory / "quantization_report.json").read_text())
-            vram = report["peak_vram"]
-            cost = [f"{report['seconds']:.1f} s", mib(report["peak_rss_bytes"]),
-                    mib(vram and (vram["process_bytes"] or vram["device_bytes"]))]
+            memory = report["memory"]
+            vram = memory["vram"] or {"process": {"peak": None}, "device": {"peak": None}}
+            peaks = [memory["ram"]["peak"], vram["process"]["peak"] or vram["device"]["peak"]]
+            cost = [f"{report['seconds']:.1f} s", *(mib(peak and peak["bytes"]) for peak in peaks)]
         rows.append([name, mib(weights_bytes(directory)), f"{quality['perplexity']:.3f}", f"{quality['kl_divergence']:.5f}",
                      f"{quality['top1_agreement']:.1%}", *cost])
 

@@ -3,6 +3,8 @@
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
+use tch::TchError;
+
 use crate::{calibration, checkpoint, cli, device, kernels, model, pack, quant, tensor};
 
 /// The kinds of failure that a caller may want to tell apart.
@@ -25,12 +27,34 @@ impl Fault {
     }
 }
 
+/// What the program says of `error`, in one line: all causes, and the remedy where the GPU's memory was too small.
+pub fn message(error: &anyhow::Error) -> String {
+    let full = |cause: &TchError| {
+        let text = cause.to_string();
+        let libraries = ["CUBLAS", "CUSOLVER"].map(|name| format!("{name}_STATUS_ALLOC_FAILED"));
+        text.contains("CUDA out of memory") || libraries.iter().any(|name| text.contains(name))
+    };
+    // libtorch adds where in its sources it gave up, line by line.
+    let text = format!("{error:#}");
+    let text = text.lines().next().unwrap_or_default();
+    if error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref())
+        .any(full)
+    {
+        return format!(
+            "{text}; lower --batch-size, free the GPU's memory (nvidia-smi says who holds it), or compute on the CPU with \
+             --force-cpu"
+        );
+    }
+    text.to_owned()
+}
+
 fn classify(cause: &(dyn std::error::Error + 'static)) -> Option<Fault> {
-    if let Some(error) = cause.downcast_ref::<tch::TchError>() {
-        return error
-            .to_string()
-            .contains("out of memory")
-            .then_some(Fault::Resource);
+    if let Some(error) = cause.downcast_ref::<TchError>() {
+        let text = error.to_string();
+        let full = text.contains("out of memory") || text.contains("_STATUS_ALLOC_FAILED");
+        return full.then_some(Fault::Resource);
     }
     if let Some(error) = cause.downcast_ref::<std::io::Error>() {
         use std::io::ErrorKind::{
@@ -84,5 +108,48 @@ impl InputError {
             problem: problem.to_string(),
             remedy: remedy.into(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::{Kind, Tensor};
+
+    use super::*;
+
+    #[test]
+    fn a_full_gpu_is_named_with_its_remedy_in_one_line() {
+        for (text, full) in [
+            (
+                "CUDA out of memory. Tried to allocate 2 GiB.\nException raised from malloc",
+                true,
+            ),
+            (
+                "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate",
+                true,
+            ),
+            ("size mismatch\nException raised from f", false),
+        ] {
+            let error = anyhow::Error::new(TchError::Torch(text.to_owned()));
+            let error = error.context("layer 3, input of MLP output");
+            let message = message(&error);
+            assert_eq!(message.lines().count(), 1, "{message}");
+            assert!(
+                message.starts_with("layer 3, input of MLP output: "),
+                "{message}"
+            );
+            assert_eq!(message.contains("lower --batch-size"), full, "{message}");
+            assert_eq!(Fault::of(&error) == Fault::Resource, full, "{message}");
+        }
+    }
+
+    #[test]
+    fn what_libtorch_says_is_cut_to_its_first_line() {
+        let options = (Kind::Float, tch::Device::Cpu);
+        let wide = Tensor::zeros([2, 3], options);
+        let error = anyhow::Error::new(wide.f_mm(&wide).unwrap_err());
+        let message = message(&error);
+        assert!(message.contains("2x3"), "{message}");
+        assert_eq!(message.lines().count(), 1, "{message}");
     }
 }

@@ -8,7 +8,7 @@ use clap::Parser;
 use nibble::cli::{self, Cli, Command};
 use nibble::commands;
 use nibble::device;
-use nibble::fault::Fault;
+use nibble::fault::{self, Fault};
 use nibble::report::progress;
 
 /// libtorch's memory comes from here too, because it takes malloc's place. Where glibc's malloc kept up to twice what a run
@@ -30,7 +30,7 @@ fn main() -> ExitCode {
     match run(cli, start) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{error:#}");
+            tracing::error!("{}", fault::message(&error));
             ExitCode::from(Fault::of(&error) as u8)
         }
     }
@@ -40,12 +40,13 @@ fn run(cli: Cli, start: Instant) -> Result<()> {
     // Nothing here trains: without this guard every operation would keep what a backward pass needs.
     let _no_grad = tch::no_grad_guard();
     nibble::kernels::choose()?;
-    if !matches!(cli.command, Some(Command::Inspect(_))) {
+    if !matches!(cli.command, Some(Command::Inspect(_) | Command::Devices(_))) {
         device::environment::sleep_while_waiting();
     }
     match cli.command {
         None => commands::quantize(cli.quantize, start),
         Some(Command::Bench(args)) => commands::bench(*args, start),
+        Some(Command::Devices(args)) => commands::devices(&args),
         Some(Command::Eval(args)) => commands::evaluate(&args),
         Some(Command::Generate(args)) => commands::generate(&args),
         Some(Command::Inspect(args)) => commands::inspect(&args),

@@ -140,6 +140,7 @@ def main():
     parser.add_argument("--nibble", default=families.ROOT / "target/release/nibble", type=pathlib.Path)
     parser.add_argument("names", nargs="*")
     args = parser.parse_args()
+    # PaliGemma's processor puts images before words, and its words see later ones of their prompt, which windows do not know.
     chosen = args.names or [name for name in seeing.CHANGES if not name.startswith("paligemma")]
     failed = []
     for name in chosen:

@@ -32,6 +32,8 @@ pub enum Command {
     /// Quantize into a directory that is removed again, and print each part's seconds beside the machine's floor
     #[command(hide = true)]
     Bench(Box<QuantizeArgs>),
+    /// Say what can compute here, CPU and GPUs, and why the rest cannot
+    Devices(DevicesArgs),
     /// Measure perplexity, and the KL divergence from the original, of a plain or quantized model directory
     Eval(EvalArgs),
     /// Continue a prompt with a plain or quantized model directory
@@ -42,6 +44,7 @@ pub enum Command {
 
 /// How much is logged, and how.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Log")]
 pub struct LogArgs {
     /// Log more: -v per linear, -vv everything
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
@@ -103,6 +106,9 @@ pub struct QuantizeArgs {
     /// Quantize no other linears than those whose names this regular expression is found in (repeatable)
     #[arg(long, value_name = "REGEX")]
     pub only: Vec<Regex>,
+    /// Round the linears of a vision tower to 8 bits too (with --gptq and 8 bits); else they stay as they are
+    #[arg(long)]
+    pub quantize_vision: bool,
     /// JSON file with AutoAWQ's, GPTQ's or transformers' quantization keys to replay; flags override it
     #[arg(long, value_name = "FILE")]
     pub quant_config: Option<PathBuf>,
@@ -148,6 +154,9 @@ pub struct QuantizeArgs {
 
     #[command(flatten)]
     pub compute: ComputeArgs,
+    /// Milliseconds between two readings of the memory in use, of this process and of the GPU
+    #[arg(long, value_name = "MS", default_value_t = 50, help_heading = "Device")]
+    pub vram_interval: usize,
 
     /// Output directory [default: MODEL/METHOD-BITRATE, such as MODEL/AWQ-4bit]
     #[arg(long, short, value_name = "DIR", help_heading = "Output")]
@@ -232,6 +241,13 @@ pub struct GenerateArgs {
     pub seed: u64,
     #[command(flatten)]
     pub compute: ComputeArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct DevicesArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Clone, Args)]

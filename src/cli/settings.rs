@@ -1,6 +1,7 @@
 //! From what was asked to what will be done: every default and every rule about combinations lives here.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use regex::Regex;
 
@@ -51,6 +52,10 @@ pub enum Error {
         pattern: String,
         example: String,
     },
+    #[error("--quantize-vision rounds to 8 bits: take it with --gptq and 8 bits, or leave it out")]
+    VisionBits,
+    #[error("--quantize-vision: {model_type} has no vision tower that is known here; leave it out")]
+    NoTower { model_type: String },
     #[error("--ignore and --only leave nothing to quantize; allow some linears, such as {example}")]
     NothingLeft { example: String },
     #[error("{path}: {message}")]
@@ -146,6 +151,8 @@ pub struct Settings {
     pub calib_data: Option<PathBuf>,
     pub seed: u64,
     pub compute: ComputeChoice,
+    /// Between two readings of the memory in use.
+    pub memory_interval: Duration,
     pub max_shard_bytes: u64,
     pub dry_run: bool,
 }
@@ -157,6 +164,8 @@ pub struct Selection {
     pub ignore: Vec<Regex>,
     /// Where there are any, only those are quantized that one of these is found in.
     pub only: Vec<Regex>,
+    /// Whether those of a vision tower are quantized too.
+    pub vision: bool,
 }
 
 impl Selection {
@@ -220,6 +229,9 @@ impl Settings {
                 bits,
             });
         }
+        if args.quantize_vision && (method, bits) != (Method::Gptq, 8) {
+            return Err(Error::VisionBits);
+        }
         let group_size = match args.group_size {
             None => replay.group_size.unwrap_or(DEFAULT_GROUP_SIZE),
             Some(-1) => GroupSize::WholeRow,
@@ -250,6 +262,7 @@ impl Settings {
             ("--seq-len", Some(args.seq_len)),
             ("--num-samples", Some(args.num_samples)),
             ("--batch-size", args.batch_size),
+            ("--vram-interval", Some(args.vram_interval)),
         ];
         if let Some((option, _)) = sizes.into_iter().find(|(_, size)| *size == Some(0)) {
             return Err(Error::Zero { option });
@@ -292,6 +305,7 @@ impl Settings {
                 min_zero_point: format.min_zero_point(symmetric),
             },
             selection: Selection {
+                vision: args.quantize_vision,
                 ignore: args.ignore,
                 only: args.only,
             },
@@ -303,6 +317,7 @@ impl Settings {
             calib_data: args.calib_data,
             seed: args.seed,
             compute: ComputeChoice::resolve(&args.compute)?,
+            memory_interval: Duration::from_millis(args.vram_interval as u64),
             max_shard_bytes: parse_size(&args.max_shard_size)
                 .ok_or(Error::ShardSize(args.max_shard_size))?,
             dry_run: args.dry_run,
@@ -332,7 +347,7 @@ impl ComputeChoice {
                 });
             }
             Some(threads) => threads,
-            None => std::thread::available_parallelism().map_or(1, usize::from),
+            None => crate::device::cpu::n_cores(),
         };
         Ok(Self {
             device,

@@ -1,12 +1,14 @@
 //! One file a subcommand: what it reads, does and prints.
 
 mod bench;
+mod devices;
 mod evaluate;
 mod generate;
 mod inspect;
 mod quantize;
 
 pub use bench::bench;
+pub use devices::devices;
 pub use evaluate::evaluate;
 pub use generate::generate;
 pub use inspect::inspect;

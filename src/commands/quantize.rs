@@ -15,8 +15,8 @@ pub fn quantize(args: QuantizeArgs, start: Instant) -> Result<()> {
     if settings.dry_run {
         let source = pipeline::open(&settings)?;
         let compute = pipeline::compute(&settings.compute)?;
-        let rates = Rates::measure(compute.device, compute.kind)?;
         let plan = Plan::new(&source, &settings, compute)?;
+        let rates = Rates::measure(compute.device, compute.kind)?;
         super::print(&plan.render(&source, &settings, compute, &rates))?;
         return Ok(());
     }

@@ -30,23 +30,45 @@ pub fn free_disk_bytes(path: &Path) -> Option<(PathBuf, u64)> {
     Some((directory.to_owned(), status.f_bavail * status.f_frsize))
 }
 
-/// Bytes that this process can still take without swapping: the machine's available memory, or what is left below the
-/// limit of a control group that the process is in, whichever is less. `None` where the system tells neither.
-pub fn available_bytes() -> Option<u64> {
-    available_below(Path::new("/"))
+/// The host's memory for this process, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// What it can still take without swapping: the machine's available memory, or what is left below the limit of a
+    /// control group that it is in, whichever is less.
+    pub free_bytes: u64,
+    /// All of the machine's, or the least limit of such a group.
+    pub limit_bytes: u64,
 }
 
-fn available_below(root: &Path) -> Option<u64> {
-    let machine = fs::read_to_string(root.join("proc/meminfo"))
-        .ok()
-        .and_then(|meminfo| field(&meminfo, "MemAvailable:"));
+/// The room that this process has; `None` where the system does not tell.
+pub fn room() -> Option<Room> {
+    room_below(Path::new("/"))
+}
+
+fn room_below(root: &Path) -> Option<Room> {
+    let machine = fs::read_to_string(root.join("proc/meminfo")).ok();
+    let machine = machine.and_then(|meminfo| {
+        Some(Room {
+            free_bytes: field(&meminfo, "MemAvailable:")?,
+            limit_bytes: field(&meminfo, "MemTotal:")?,
+        })
+    });
     let groups = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
-    let limits = groups.lines().filter_map(|line| group_left(root, line));
-    machine.into_iter().chain(limits).min()
+    let groups = groups.lines().filter_map(|line| group_room(root, line));
+    machine.into_iter().chain(groups).reduce(Room::least)
 }
 
-/// What is left in the control group of a line `id:controllers:/path` of `/proc/self/cgroup`, and in those above it.
-fn group_left(root: &Path, line: &str) -> Option<u64> {
+impl Room {
+    fn least(self, other: Self) -> Self {
+        Self {
+            free_bytes: self.free_bytes.min(other.free_bytes),
+            limit_bytes: self.limit_bytes.min(other.limit_bytes),
+        }
+    }
+}
+
+/// The room in the control group of a line `id:controllers:/path` of `/proc/self/cgroup`, and in those above it.
+fn group_room(root: &Path, line: &str) -> Option<Room> {
     let mut parts = line.splitn(3, ':').skip(1);
     let (controllers, path) = (parts.next()?, parts.next()?);
     let (mount, limit, usage, inactive) = if controllers.is_empty() {
@@ -84,9 +106,13 @@ fn group_left(root: &Path, line: &str) -> Option<u64> {
             let (name, bytes) = line.split_once(' ')?;
             (name == inactive).then(|| bytes.trim().parse::<u64>().ok())?
         });
-        Some(limit.saturating_sub(usage.saturating_sub(inactive.unwrap_or(0))))
+        Some(Room {
+            free_bytes: limit.saturating_sub(usage.saturating_sub(inactive.unwrap_or(0))),
+            limit_bytes: limit,
+        })
     };
-    Path::new(path).ancestors().filter_map(left).min()
+    let groups = Path::new(path).ancestors().filter_map(left);
+    groups.reduce(Room::least)
 }
 
 /// Bytes of a line `name   123 kB`.
@@ -106,7 +132,8 @@ mod tests {
         let resident = resident().unwrap();
         assert!(resident.peak_bytes >= resident.current_bytes);
         assert!(resident.current_bytes > 1 << 20);
-        assert!(available_bytes().unwrap() > 1 << 20);
+        let room = room().unwrap();
+        assert!((1 << 20..=room.limit_bytes).contains(&room.free_bytes));
     }
 
     #[test]
@@ -125,32 +152,37 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         };
-        let check = |expected| assert_eq!(available_below(root.path()), expected);
+        let check = |expected: Option<(u64, u64)>| {
+            let room = room_below(root.path());
+            let room = room.map(|room| (room.free_bytes, room.limit_bytes));
+            assert_eq!(room, expected);
+        };
         check(None);
         write(
             "proc/meminfo",
             "MemTotal: 9000 kB\nMemAvailable:    8000 kB\n",
         );
-        check(Some(8_192_000));
+        let machine = 9_216_000;
+        check(Some((8_192_000, machine)));
         // Version 2: the limit may be a parent's, and cold file pages are free.
         write("proc/self/cgroup", "0::/a/b\n");
         write("sys/fs/cgroup/a/b/memory.max", "max\n");
         write("sys/fs/cgroup/a/b/memory.current", "1000\n");
-        check(Some(8_192_000));
+        check(Some((8_192_000, machine)));
         write("sys/fs/cgroup/a/memory.max", "500000\n");
         write("sys/fs/cgroup/a/memory.current", "200000\n");
-        check(Some(300_000));
+        check(Some((300_000, 500_000)));
         write(
             "sys/fs/cgroup/a/memory.stat",
             "anon 1\ninactive_file 50000\n",
         );
-        check(Some(350_000));
+        check(Some((350_000, 500_000)));
         // Version 1, and a group that is over its limit.
         write("proc/self/cgroup", "5:cpu:/x\n4:hugetlb,memory:/c\n");
         write("sys/fs/cgroup/memory/c/memory.limit_in_bytes", "70000\n");
         write("sys/fs/cgroup/memory/c/memory.usage_in_bytes", "60000\n");
-        check(Some(10_000));
+        check(Some((10_000, 70_000)));
         write("sys/fs/cgroup/memory/c/memory.usage_in_bytes", "80000\n");
-        check(Some(0));
+        check(Some((0, 70_000)));
     }
 }

@@ -1,19 +1,27 @@
 //! The device that computes, its memory and the host's.
 //!
 //! The only module that asks whether there is CUDA. A plain build is not linked to libtorch's CUDA library; here it is
-//! loaded, once, before the first question, and only where there is a driver: without one it would cost a second and
-//! hundreds of megabytes for nothing.
+//! loaded, once, and only where there are a driver and a GPU: without them it would cost a second and hundreds of megabytes
+//! for nothing.
 
+pub mod cpu;
+pub mod driver;
 pub mod environment;
 pub mod memory;
+pub mod monitor;
+pub mod nvml;
 pub mod rates;
-pub mod vram;
 
-use std::ffi::CStr;
+use std::ffi::c_int;
 use std::str::FromStr;
 use std::sync::OnceLock;
 
-use tch::{Cuda, Device, Kind};
+use tch::{Cuda, Device, Kind, TchError, Tensor};
+
+use driver::{Driver, Gpu, Version};
+
+/// The least compute capability that libtorch has code for: CUDA 13 left out everything before Turing.
+const LEAST_CAPABILITY: (i32, i32) = (7, 5);
 
 /// Gives libtorch and our own kernels the same number of threads; they never compute at the same time.
 ///
@@ -45,20 +53,78 @@ pub enum Error {
     #[error("unknown device {0:?}; expected auto, cpu, cuda or cuda:N")]
     Unknown(String),
     /// No NVIDIA driver.
-    #[error("no CUDA: the NVIDIA driver is not installed ({reason})")]
-    NoDriver { reason: String },
-    /// libtorch without its CUDA part.
-    #[error("no CUDA: libtorch's CUDA library is missing ({reason}); run `make libtorch CUDA=1`")]
-    NoLibrary { reason: String },
-    /// Driver and library, but nothing to run on.
     #[error(
-        "no CUDA: the driver shows no usable GPU; see nvidia-smi and CUDA_VISIBLE_DEVICES, and whether the driver is \
-         new enough for libtorch's CUDA"
+        "no CUDA: the NVIDIA driver is not installed ({reason}); install it, or start the container with its GPUs \
+         (--gpus all)"
     )]
+    NoDriver { reason: String },
+    /// The driver refuses, with CUDA's own number and name.
+    #[error("no CUDA: the driver (CUDA {driver}) says {code}, {name}; {}", remedy(*code))]
+    Driver {
+        code: c_int,
+        name: String,
+        driver: Version,
+    },
+    /// A driver for less than libtorch's CUDA.
+    #[error(
+        "no CUDA: the driver is too old: it runs CUDA {driver}, libtorch is built for CUDA {libtorch}; update the driver"
+    )]
+    OldDriver { driver: Version, libtorch: Version },
+    /// Driver and library, but nothing to run on.
+    #[error("no CUDA: the driver shows no GPU; {}", remedy(NO_DEVICE))]
     NoGpu,
+    /// libtorch without its CUDA part.
+    #[error(
+        "no CUDA: libtorch's CUDA library is missing ({reason}); run `make libtorch CUDA=1`, or use the image with CUDA"
+    )]
+    NoLibrary { reason: String },
+    /// The driver shows GPUs, libtorch does not.
+    #[error("no CUDA: the driver shows {0} GPUs, libtorch none; see nvidia-smi")]
+    NotCounted(usize),
+    /// A GPU that fails at a first product.
+    #[error("no CUDA: cuda:{index} cannot multiply: {reason}; see nvidia-smi and dmesg")]
+    Broken { index: usize, reason: String },
+    /// A GPU that does not compute as promised.
+    #[error(
+        "no CUDA: cuda:{index} rounds the factors of float32 products (TF32); take TORCH_ALLOW_TF32_CUBLAS_OVERRIDE out of \
+         the environment"
+    )]
+    Rounds { index: usize },
     /// A number beyond the last GPU.
     #[error("no device cuda:{index}: the last of the {count} GPUs is cuda:{}", count - 1)]
     NoSuchGpu { index: usize, count: usize },
+    /// A GPU that libtorch has no code for.
+    #[error(
+        "no CUDA: {} (cuda:{index}) has compute capability {}.{}, libtorch needs {}.{} or more; choose another GPU with \
+         --device cuda:N, or the CPU with --force-cpu",
+        gpu.name, gpu.capability.0, gpu.capability.1, LEAST_CAPABILITY.0, LEAST_CAPABILITY.1
+    )]
+    OldGpu { index: usize, gpu: Gpu },
+}
+
+/// CUDA's number for having no device.
+const NO_DEVICE: c_int = 100;
+
+/// What helps against an error of CUDA's driver.
+fn remedy(code: c_int) -> &'static str {
+    match code {
+        34 => {
+            "libcuda.so.1 is the stub of CUDA's toolkit: put the driver's own first in the library path"
+        }
+        NO_DEVICE => {
+            "see nvidia-smi and CUDA_VISIBLE_DEVICES, and start containers with their GPUs (--gpus all)"
+        }
+        304 => "see that this user may open /dev/nvidia*",
+        802 => "start nvidia-fabricmanager, in the driver's version",
+        803 => {
+            "the driver's library and its kernel module differ in version: restart the machine after an update, and use \
+             the host's library in a container"
+        }
+        804 => {
+            "the driver is too old, and its compatibility library is not for this GPU: update the driver"
+        }
+        _ => "see nvidia-smi and dmesg; restarting the machine often helps",
+    }
 }
 
 impl FromStr for Choice {
@@ -82,83 +148,120 @@ impl FromStr for Choice {
 pub fn select(choice: Choice) -> Result<Device, Error> {
     match choice {
         Choice::Cpu => Ok(Device::Cpu),
-        Choice::Cuda(index) => match gpu_count()? {
-            count if index < count => Ok(Device::Cuda(index)),
-            count => Err(Error::NoSuchGpu { index, count }),
-        },
-        Choice::Auto => Ok(match gpu_count() {
-            Ok(_) => Device::Cuda(0),
+        Choice::Cuda(index) => working_gpu(index),
+        Choice::Auto => Ok(match working_gpu(0) {
+            Ok(gpu) => gpu,
             Err(reason) => {
-                tracing::info!("computing on the CPU: {reason}");
+                if matches!(reason, Error::NoDriver { .. }) {
+                    tracing::info!("computing on the CPU: {reason}");
+                } else {
+                    tracing::warn!("computing on the CPU: {reason}");
+                }
                 Device::Cpu
             }
         }),
     }
 }
 
-/// The kind for forward passes: bfloat16 where the device multiplies it fast, else float32 on a CPU and float16 on a GPU.
-///
-/// A GPU counts as fast from compute capability 8.0 on, by the lowest of the machine's GPUs, because NVML's numbers need
-/// not be CUDA's; where NVML is missing (some containers) it is taken to be such a one, the rule today.
+/// The kind for forward passes: bfloat16 where the device multiplies it fast (a GPU from compute capability 8.0 on), else
+/// float32 on a CPU and float16 on a GPU.
 pub fn default_kind(device: Device) -> Kind {
     match device {
-        Device::Cuda(_) => match vram::lowest_compute_capability() {
-            Some(capability) if capability < (8, 0) => Kind::Half,
+        Device::Cuda(index) => match usable_gpu(index) {
+            Ok(gpu) if gpu.capability < (8, 0) => Kind::Half,
             _ => Kind::BFloat16,
         },
-        _ if cpu_has_fast_bf16() => Kind::BFloat16,
+        _ if cpu::has_fast_bf16() => Kind::BFloat16,
         _ => Kind::Float,
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-fn cpu_has_fast_bf16() -> bool {
-    // The standard library's detection of AMX is not stable.
-    let has_amx = || {
-        let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        cpuinfo.split_whitespace().any(|flag| flag == "amx_bf16")
-    };
-    is_x86_feature_detected!("avx512bf16") || has_amx()
+/// CUDA's driver, whatever else is missing.
+pub fn driver() -> Result<&'static Driver, Error> {
+    static DRIVER: OnceLock<Result<Driver, Error>> = OnceLock::new();
+    DRIVER
+        .get_or_init(Driver::load)
+        .as_ref()
+        .map_err(Clone::clone)
 }
 
-#[cfg(not(target_arch = "x86_64"))]
-fn cpu_has_fast_bf16() -> bool {
-    false
+/// The GPU, after a first product that came out right.
+pub fn working_gpu(index: usize) -> Result<Device, Error> {
+    usable_gpu(index)?;
+    let device = Device::Cuda(index);
+    match keeps_float32(device) {
+        Ok(true) => Ok(device),
+        Ok(false) => Err(Error::Rounds { index }),
+        Err(error) => {
+            let reason = error.to_string();
+            let reason = reason.lines().next().unwrap_or_default().to_owned();
+            Err(Error::Broken { index, reason })
+        }
+    }
 }
 
-/// How many GPUs can be used, at least one.
-fn gpu_count() -> Result<usize, Error> {
+/// Whether products of float32 matrices are those of float32 numbers. libtorch can be told, by its environment alone, to let
+/// GPUs round the factors to 11 bits first (TF32), with which a Gram matrix may not even be one.
+fn keeps_float32(device: Device) -> Result<bool, TchError> {
+    const SIZE: i64 = 256;
+    let value = 1.0 + 2f64.powi(-12);
+    let factor = Tensor::f_full([SIZE, SIZE], value, (Kind::Float, device))?;
+    let product = factor.f_mm(&factor.f_ones_like()?)?;
+    // These sums are float32 numbers, every one on the way to them too.
+    let right = product.f_eq(value * SIZE as f64)?;
+    Ok(right.f_all()?.f_int64_value(&[])? == 1)
+}
+
+/// The GPU that CUDA and libtorch count as `index`, if libtorch can compute on it; with libtorch's CUDA part loaded.
+pub fn usable_gpu(index: usize) -> Result<&'static Gpu, Error> {
+    static GPUS: OnceLock<Result<Vec<Gpu>, Error>> = OnceLock::new();
     static LOADED: OnceLock<Result<(), Error>> = OnceLock::new();
-    LOADED.get_or_init(load_cuda).clone()?;
-    match usize::try_from(Cuda::device_count()) {
-        Ok(count) if count > 0 => Ok(count),
-        _ => Err(Error::NoGpu),
+    let gpus = GPUS
+        .get_or_init(shown_gpus)
+        .as_ref()
+        .map_err(Clone::clone)?;
+    let count = gpus.len();
+    let gpu = gpus.get(index).ok_or(Error::NoSuchGpu { index, count })?;
+    if gpu.capability < LEAST_CAPABILITY {
+        let gpu = gpu.clone();
+        return Err(Error::OldGpu { index, gpu });
+    }
+    let load = || {
+        driver::load_libtorch_cuda()?;
+        match Cuda::device_count() {
+            0 => Err(Error::NotCounted(count)),
+            _ => Ok(()),
+        }
+    };
+    LOADED.get_or_init(load).clone()?;
+    Ok(gpu)
+}
+
+/// The GPUs that CUDA shows, at least one, with a driver that is new enough.
+fn shown_gpus() -> Result<Vec<Gpu>, Error> {
+    let driver = driver()?;
+    let gpus = driver.gpus()?;
+    if gpus.is_empty() {
+        return Err(Error::NoGpu);
+    }
+    match driver::libtorch_cuda_version() {
+        // Within one major version drivers run what is newer than they are.
+        Some(libtorch) if driver.version.major() < libtorch.major() => {
+            let driver = driver.version;
+            Err(Error::OldDriver { driver, libtorch })
+        }
+        _ => Ok(gpus),
     }
 }
 
-/// Loads libtorch's CUDA part, whose constructors register it with libtorch.
-fn load_cuda() -> Result<(), Error> {
-    dlopen(c"libcuda.so.1", libc::RTLD_LAZY).map_err(|reason| Error::NoDriver { reason })?;
-    dlopen(c"libtorch_cuda.so", libc::RTLD_NOW | libc::RTLD_GLOBAL)
-        .map_err(|reason| Error::NoLibrary { reason })
-}
-
-/// Loads a shared library for good; the error is the loader's.
-#[expect(unsafe_code, reason = "the dynamic loader has no safe interface")]
-fn dlopen(name: &CStr, flags: libc::c_int) -> Result<(), String> {
-    // SAFETY: `name` ends in a zero byte. The two libraries named above run their own constructors, as they do in every
-    // program linked to them; they are never unloaded. `dlerror` gives null or text that is valid until this thread's
-    // next call of the loader, and it is copied here.
-    unsafe {
-        if !libc::dlopen(name.as_ptr(), flags).is_null() {
-            return Ok(());
-        }
-        let reason = libc::dlerror();
-        if reason.is_null() {
-            return Err(format!("{} cannot be loaded", name.to_string_lossy()));
-        }
-        Err(CStr::from_ptr(reason).to_string_lossy().into_owned())
-    }
+/// What nobody holds of the memory of `device`; `None` where it is no GPU, or NVML does not show it.
+pub fn free_gpu_bytes(device: Device) -> Option<u64> {
+    let Device::Cuda(index) = device else {
+        return None;
+    };
+    let gpu = nvml::WatchedGpu::open(&usable_gpu(index).ok()?.uuid).ok()?;
+    let used = gpu.read().ok()?.device_bytes;
+    Some(gpu.total_bytes.saturating_sub(used))
 }
 
 #[cfg(test)]
@@ -200,9 +303,11 @@ mod tests {
     }
 
     #[test]
-    fn a_library_that_is_missing_is_an_error() {
-        let reason = dlopen(c"libnibble-missing.so", libc::RTLD_LAZY).unwrap_err();
-        assert!(reason.contains("libnibble-missing.so"), "{reason}");
+    fn products_keep_float32() {
+        let device = select(Choice::Auto).unwrap();
+        for device in [Device::Cpu, device] {
+            assert!(keeps_float32(device).unwrap());
+        }
     }
 
     #[test]

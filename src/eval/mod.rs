@@ -152,7 +152,7 @@ fn final_hidden(
                 &window_of(&states, batch, window)?,
             )
         };
-        sight::show(dir, compute, processor, windows, show)?;
+        sight::show(dir, dir, compute, processor, windows, show)?;
     }
     for index in 0..dir.model.config.n_layers {
         let layer = Layer::load(&dir.model, dir, compute, index)?;

@@ -5,6 +5,7 @@ use half::bf16;
 use tch::{Device, Kind, Tensor};
 
 use super::Error;
+use super::places::Images;
 use crate::kernels::{self, attention::Problem};
 use crate::tensor::{Exclusive, bf16_slice, f32_slice, on_cpu_in_bf16};
 
@@ -184,26 +185,29 @@ pub(super) fn attention(
     Ok(Tensor::f_cat(&mixed, 1)?.f_flatten(2, 3)?)
 }
 
-/// [`attention`] whose tokens see the later ones of their own image too, within the window before them. `images` is `[B, T]`: the
-/// number of an image, or -1.
+/// [`attention`] whose tokens see the later ones of their own image too.
 pub(super) fn attention_within_images(
     query: &Tensor,
     key: &Tensor,
     value: &Tensor,
     scores: Scores,
-    images: &Tensor,
+    images: &Images,
 ) -> Result<Tensor, Error> {
     let n_tokens = query.size()[1];
     let device = query.device();
-    let own = images
-        .f_unsqueeze(2)?
-        .f_eq_tensor(&images.f_unsqueeze(1)?)?;
-    let own = own.f_logical_and(&images.f_ge(0)?.f_unsqueeze(2)?)?;
-    let seen = own.f_logical_or(&mask(n_tokens, n_tokens, i64::MAX, device)?)?;
+    let runs = &images.runs;
+    let own = runs.f_unsqueeze(2)?.f_eq_tensor(&runs.f_unsqueeze(1)?)?;
+    let own = own.f_logical_and(&runs.f_ge(0)?.f_unsqueeze(2)?)?;
+    let before = mask(n_tokens, n_tokens, i64::MAX, device)?;
     let window = scores.window.map_or(i64::MAX, |window| window as i64);
     let everything = Tensor::f_ones([n_tokens, n_tokens], (Kind::Bool, device))?;
     let near = everything.f_triu(1i64.saturating_sub(window))?;
-    let seen = seen.f_logical_and(&near)?.f_unsqueeze(1)?;
+    let seen = if images.in_window {
+        own.f_logical_or(&before)?.f_logical_and(&near)?
+    } else {
+        before.f_logical_and(&near)?.f_logical_or(&own)?
+    };
+    let seen = seen.f_unsqueeze(1)?;
     let [query, key, value] = [query, key, value].map(|x| x.f_transpose(1, 2));
     let (query, key, value) = (query?, key?, value?);
     let mixed = if scores.softcap.is_some() {

@@ -309,7 +309,7 @@ impl Block {
                     let query = state.take_slot(Slot::Query);
                     let query = query.expect("the stage before it keeps it");
                     let parts = [parts.take(Role::K), parts.take(Role::V)];
-                    let attended = self.attend_to_images(query, parts, places)?;
+                    let attended = self.attend_to_images(&query, parts, places)?;
                     state.set_slot(Slot::Attended, Some(attended));
                 }
                 Mix::Mixer => {

@@ -77,7 +77,10 @@ impl Gallery {
                 continue;
             };
             if first.start > 0 {
-                views.push(view(0..first.start, vec![first_row..end]));
+                views.push(view(
+                    0..first.start,
+                    std::iter::once(first_row..end).collect(),
+                ));
             }
             let mut beside = 0;
             for (index, image) in images.iter().enumerate() {
@@ -197,13 +200,20 @@ mod tests {
         let images = [image(2, 4), image(5, 1), image(6, 2)];
         let gallery = Gallery::new(F32, 12, &[&[], &images]).unwrap().unwrap();
         let views: Vec<_> = (gallery.views.iter())
-            .map(|view| (view.window, view.tokens.clone(), view.rows.clone()))
+            .map(|view| {
+                let rows: Vec<_> = view
+                    .rows
+                    .iter()
+                    .map(|rows| [rows.start, rows.end])
+                    .collect();
+                (view.window, view.tokens.clone(), rows)
+            })
             .collect();
         let expected = [
-            (1, 0..2, vec![0..12]),
-            (1, 2..5, vec![0..4]),
-            (1, 5..6, vec![4..5]),
-            (1, 6..12, vec![4..5, 8..10]),
+            (1, 0..2, vec![[0, 12]]),
+            (1, 2..5, vec![[0, 4]]),
+            (1, 5..6, vec![[4, 5]]),
+            (1, 6..12, vec![[4, 5], [8, 10]]),
         ];
         assert_eq!(views, expected);
         assert_eq!(gallery.own_rows().unwrap().size(), [7, 3]);

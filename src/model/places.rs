@@ -17,13 +17,21 @@ pub struct Sighting {
     pub grid: [usize; 2],
 }
 
+/// Images whose tokens see later ones of their own.
+#[derive(Debug)]
+pub(super) struct Images {
+    /// `[windows, tokens]`: the number in its window of the run of images that a token belongs to, -1 of none.
+    pub runs: Tensor,
+    /// Whether a layer's window holds for them too.
+    pub in_window: bool,
+}
+
 /// Where the tokens of a batch of windows stand.
 #[derive(Debug)]
 pub struct Places {
     ropes: Vec<Rope>,
-    /// `[windows, tokens]`: the number in its window of the image that a token belongs to, -1 of none; only where images' tokens
-    /// see later ones of their own.
-    images: Option<Tensor>,
+    /// Only where images' tokens see later ones.
+    images: Option<Images>,
     /// The images that they look at, where some do.
     gallery: Option<Gallery>,
 }
@@ -66,7 +74,10 @@ impl Places {
         };
         let images = match vision.sight() {
             Sight::Causal => None,
-            Sight::OwnImage => Some(images(seq_len, sightings, compute.device)?),
+            sight => Some(Images {
+                runs: runs(seq_len, sightings, compute.device)?,
+                in_window: sight == Sight::OwnImage,
+            }),
         };
         Ok(Self {
             ropes: ropes(config, compute, seq_len, axes.as_ref())?,
@@ -94,8 +105,8 @@ impl Places {
         &self.ropes[index]
     }
 
-    /// `[windows, tokens]`, where images' tokens see later ones of their own.
-    pub(super) fn images(&self) -> Option<&Tensor> {
+    /// The images, where their tokens see later ones of their own.
+    pub(super) fn images(&self) -> Option<&Images> {
         self.images.as_ref()
     }
 }
@@ -148,12 +159,15 @@ fn by_axis(seq_len: usize, sightings: &[Sighting]) -> [Vec<usize>; 3] {
     axes
 }
 
-fn images(seq_len: usize, sightings: &[&[Sighting]], device: Device) -> Result<Tensor, Error> {
+fn runs(seq_len: usize, sightings: &[&[Sighting]], device: Device) -> Result<Tensor, Error> {
     let mut images = vec![-1i64; seq_len * sightings.len()];
     for (window, sightings) in images.chunks_mut(seq_len).zip(sightings) {
-        for (number, sighting) in sightings.iter().enumerate() {
-            let end = seq_len.min(sighting.start + sighting.n_tokens);
-            window[sighting.start..end].fill(number as i64);
+        let (mut run, mut last_end) = (-1, None);
+        for sighting in *sightings {
+            run += i64::from(last_end != Some(sighting.start));
+            let end = sighting.start + sighting.n_tokens;
+            window[sighting.start..seq_len.min(end)].fill(run);
+            last_end = Some(end);
         }
     }
     let images = Tensor::f_from_slice(&images)?.f_view([-1, seq_len as i64])?;

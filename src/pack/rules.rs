@@ -19,6 +19,8 @@ pub struct Request<'a> {
     pub family: Option<&'static Family>,
     /// The names of two linears that vLLM has as one, where only the second is quantized.
     pub torn: Option<[&'a str; 2]>,
+    /// Whether linears of what the model sees with are among `linears`.
+    pub tower: bool,
     /// Name, output features and input features of the linear layers; one of each shape is enough.
     pub linears: &'a [(String, usize, usize)],
 }
@@ -56,9 +58,10 @@ pub fn refuse(request: &Request<'_>) -> Result<(), Error> {
     if let Some(reason) = reasons(FORMAT_LIMITS, RUNTIMES[0], Level::Refuses, request).next() {
         return Err(Error::Unloadable { reason });
     }
-    // A family that no program loads yet is the user's to quantize: the plan and the report say so.
+    // What no program loads yet is the user's to quantize: the plan and the report say so.
     let outcomes = check(&Request {
         family: None,
+        tower: false,
         ..*request
     });
     let refuses = |outcome: &RuleOutcome| matches!(outcome.verdict, Verdict::Refuses(_));
@@ -94,6 +97,10 @@ fn verdict(runtime: &'static str, request: &Request<'_>) -> Verdict {
         let rules = reasons(LOADER_RULES, runtime, level, request);
         limits.chain(rules).collect::<Vec<_>>().join("; ")
     };
+    if request.tower {
+        let reason = "it is not known to load a quantized vision tower (--quantize-vision)";
+        return Verdict::Refuses(reason.to_owned());
+    }
     if let Some(family) = request
         .family
         .filter(|family| !family.is_loaded_by(runtime))
@@ -156,6 +163,7 @@ mod tests {
             desc_act: false,
             family: None,
             torn: None,
+            tower: false,
             linears,
         }
     }

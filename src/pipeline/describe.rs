@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use anyhow::Result;
 
+use super::tower::Tower;
 use crate::checkpoint::Writer;
 use crate::cli::settings::Settings;
 use crate::model::{LayerPlan, Model};
@@ -12,7 +13,12 @@ use crate::quant::gptq::ActOrder;
 use crate::weights::ModelDir;
 
 /// config.json with the quantization that the runtimes read, and the same beside it.
-pub fn write_config(writer: &Writer, source: &ModelDir, settings: &Settings) -> Result<()> {
+pub fn write_config(
+    writer: &Writer,
+    source: &ModelDir,
+    settings: &Settings,
+    tower: &Tower,
+) -> Result<()> {
     let gptq = settings.solver.gptq().map(|gptq| GptqDetails {
         damp_percent: gptq.damp,
         desc_act: gptq.act_order == ActOrder::DescAct,
@@ -25,13 +31,14 @@ pub fn write_config(writer: &Writer, source: &ModelDir, settings: &Settings) -> 
     let projections = dense().filter(|linear| linear.in_float || linear.is_projection());
     let projections: Vec<String> = projections.map(|linear| linear.name.clone()).collect();
     let mut dense: Vec<String> = dense().map(|linear| linear.name.clone()).collect();
-    let outside = outside_decoder(source);
+    let outside = outside_decoder(source, tower);
     dense.extend(outside.linears);
     let layer_input = model.config.layer_input;
     if let Some(row) = model.arch.layer_input.filter(|_| layer_input.is_some()) {
         dense.push(model.stored_name(row.model_projection));
     }
-    let in_block = quantized_in_block(model);
+    let mut in_block = quantized_in_block(model);
+    in_block.extend(tower.linears.iter().map(|linear| linear.0.clone()));
     let blocks = model.stored_name(model.arch.layers);
     let inside = model.inside();
     let description = Description {
@@ -63,10 +70,13 @@ pub fn write_config(writer: &Writer, source: &ModelDir, settings: &Settings) -> 
     Ok(())
 }
 
-/// Linears of the checkpoint that no part of the family uses: what sees, layers that predict more than the next token.
-fn outside_decoder(source: &ModelDir) -> Outside {
+/// Linears of the checkpoint that stay in float outside the language model: what sees, but for those of `tower`, and layers that
+/// predict more than the next token.
+fn outside_decoder(source: &ModelDir, tower: &Tower) -> Outside {
     let (model, checkpoint) = (&source.model, &source.checkpoint);
-    let used: HashSet<String> = model.tensors().into_iter().map(|tensor| tensor.0).collect();
+    let mut used: HashSet<String> = model.tensors().into_iter().map(|tensor| tensor.0).collect();
+    let in_tower = tower.linears.iter();
+    used.extend(in_tower.map(|linear| format!("{}.weight", linear.0)));
     let head = format!("{}.weight", model.stored_name(model.arch.head));
     let unused = checkpoint
         .names()
@@ -76,7 +86,9 @@ fn outside_decoder(source: &ModelDir) -> Outside {
         name.strip_suffix(".weight").filter(|_| is_matrix)
     });
     let quantized = model.layers.iter().flat_map(LayerPlan::quantized);
-    let quantized: Vec<&str> = quantized.map(|linear| &linear.name[..]).collect();
+    let quantized = quantized.map(|linear| &linear.name[..]);
+    let in_tower = tower.linears.iter().map(|linear| &linear.0[..]);
+    let quantized: Vec<&str> = quantized.chain(in_tower).collect();
     Outside::new(linears, &used, &quantized)
 }
 

@@ -78,6 +78,8 @@ impl<'a> LayerRun<'a> {
         };
         for (index, stage) in self.plan.stages.iter().enumerate() {
             let start = Instant::now();
+            let monitor = self.run.monitor;
+            monitor.enter(format!("layer {}, {}", self.layer, stage.name));
             self.prefetch(index);
             // Nothing reads what the last stage of all would make.
             let advance =

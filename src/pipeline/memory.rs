@@ -41,8 +41,16 @@ pub struct MemoryPlan {
     pub batch: u64,
 }
 
+/// Bytes that the run may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    pub host: u64,
+    /// Of the GPU, where one computes.
+    pub gpu: u64,
+}
+
 impl MemoryPlan {
-    /// The fastest plan that takes at most `budget` bytes of the host's memory. The model sees with a `tower` of so many bytes,
+    /// The fastest plan that takes no more than `budget`. The model sees with a `tower` of so many bytes,
     /// which is gone before the first stage, so many images.
     ///
     /// # Errors
@@ -52,7 +60,7 @@ impl MemoryPlan {
         settings: &Settings,
         compute: Compute,
         [tower, n_images]: [usize; 2],
-        budget: u64,
+        budget: Budget,
     ) -> Result<Self, ResourceError> {
         let element = compute.kind.elt_size_in_bytes();
         let windows = settings.num_samples;
@@ -101,10 +109,6 @@ impl MemoryPlan {
                 batch: batch as u64,
             }
         };
-        let on_host = |plan: &Self| match compute.device {
-            Device::Cpu => plan.total(),
-            _ => plan.activations,
-        };
         let slice = (settings.seq_len > TOKENS_PER_SLICE).then_some(TOKENS_PER_SLICE);
         // A smaller batch costs less time than running a stage twice.
         [
@@ -117,29 +121,54 @@ impl MemoryPlan {
         ]
         .into_iter()
         .map(|(batch_size, recompute, slice)| plan(batch_size.min(windows), recompute, slice))
-        .find(|plan| on_host(plan) <= budget)
+        .find(|plan| {
+            plan.on_host(compute.device) <= budget.host && plan.on_gpu(compute.device) <= budget.gpu
+        })
         .ok_or_else(|| {
             let least = plan(smallest.min(windows), true, slice);
+            let (on_host, on_gpu) = (least.on_host(compute.device), least.on_gpu(compute.device));
+            let activations = format!(
+                "{} for the activations of {windows} windows of {} tokens, ",
+                human_bytes(least.activations),
+                settings.seq_len
+            );
+            let (whose, needed, allowed, activations, remedy) = if on_host > budget.host {
+                let remedy = "lower --num-samples or --seq-len, free memory, or raise --memory";
+                ("memory", on_host, budget.host, &activations[..], remedy)
+            } else {
+                let remedy = "lower --seq-len or --batch-size, free the GPU's memory (nvidia-smi says who holds it), or \
+                              compute on the CPU with --force-cpu";
+                ("the GPU's memory", on_gpu, budget.gpu, "", remedy)
+            };
             ResourceError {
                 problem: format!(
-                    "the run needs {} of memory: {} for the activations of {windows} windows of {} tokens, {} for the widest \
-                     stage, {} for one batch; that is {} more than the {} it may take",
-                    human_bytes(on_host(&least)),
-                    human_bytes(least.activations),
-                    settings.seq_len,
+                    "the run needs {} of {whose}: {activations}{} for the widest stage, {} for one batch; that is {} more \
+                     than the {} it may take",
+                    human_bytes(needed),
                     human_bytes(least.stage),
                     human_bytes(least.batch),
-                    human_bytes(on_host(&least) - budget),
-                    human_bytes(budget)
+                    human_bytes(needed - allowed),
+                    human_bytes(allowed)
                 ),
-                remedy: "lower --num-samples or --seq-len, free memory, or raise --memory",
+                remedy,
             }
         })
     }
 
-    /// All of it.
-    pub fn total(&self) -> u64 {
-        self.activations + self.stage + self.batch
+    /// What the host holds of it where `device` computes. Where a GPU does, weights and codes still pass through.
+    pub fn on_host(&self, device: Device) -> u64 {
+        match device {
+            Device::Cpu => self.activations + self.stage + self.batch,
+            _ => self.activations + self.stage,
+        }
+    }
+
+    /// What the GPU holds of it, if `device` is one.
+    pub fn on_gpu(&self, device: Device) -> u64 {
+        match device {
+            Device::Cpu => 0,
+            _ => self.stage + self.batch,
+        }
     }
 }
 
@@ -239,7 +268,12 @@ mod tests {
     use super::*;
     use crate::cli::Cli;
 
-    fn plan(args: &[&str], budget: u64) -> Result<MemoryPlan, ResourceError> {
+    fn plan(args: &[&str], host: u64) -> Result<MemoryPlan, ResourceError> {
+        let gpu = 0;
+        plan_on(Device::Cpu, args, Budget { host, gpu })
+    }
+
+    fn plan_on(device: Device, args: &[&str], budget: Budget) -> Result<MemoryPlan, ResourceError> {
         let config = json!({
             "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "hidden_size": 256,
             "intermediate_size": 1024, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -250,7 +284,7 @@ mod tests {
         let args = ["nibble", "m", "--seq-len", "1024"].iter().chain(args);
         let settings = Settings::resolve(Cli::try_parse_from(args).unwrap().quantize).unwrap();
         let compute = Compute {
-            device: Device::Cpu,
+            device,
             kind: Kind::BFloat16,
         };
         MemoryPlan::new(&model, &settings, compute, [0, 0], budget)
@@ -272,10 +306,45 @@ mod tests {
             assert_eq!((found.batch_size, found.recompute, found.slice), expected);
             let carried = if found.recompute { 256 } else { 1024 };
             assert_eq!(found.activations, 128 * 1024 * (256 + carried) * 2);
-            budget = found.total() - 1;
+            budget = found.on_host(Device::Cpu) - 1;
         }
         let error = plan(&[], budget).unwrap_err();
         assert!(error.to_string().contains("that is 1 B more"), "{error}");
+    }
+
+    #[test]
+    fn a_gpu_with_little_memory_makes_batches_smaller() {
+        let gpu = Device::Cuda(0);
+        let host = u64::MAX;
+        let all = Budget {
+            host,
+            gpu: u64::MAX,
+        };
+        let largest = plan_on(gpu, &[], all).unwrap();
+        let needed = largest.on_gpu(gpu);
+        assert_eq!(
+            (largest.batch_size, needed),
+            (4, largest.stage + largest.batch)
+        );
+        let budget = Budget {
+            host,
+            gpu: needed - 1,
+        };
+        assert_eq!(plan_on(gpu, &[], budget).unwrap().batch_size, 1);
+        let error = plan_on(gpu, &[], Budget { host, gpu: 1000 })
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("of the GPU's memory") && error.contains("--force-cpu"),
+            "{error}"
+        );
+        let error = plan_on(gpu, &[], Budget { host: 1000, ..all })
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("of memory: ") && error.contains("--num-samples"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -15,36 +15,35 @@ mod outbox;
 mod plan;
 mod selection;
 mod solve;
+mod tower;
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use tch::Device;
 
-pub use plan::Plan;
+pub use plan::{MEMORY_SHARE, Plan};
 pub use selection::open;
 
 use activations::Activations;
 use outbox::Outbox;
+use tower::AsWritten;
 
 use crate::calibration::{self, ChatTemplate, Reading, Tokenizer, Windows};
 use crate::checkpoint::Writer;
 use crate::cli::settings::Settings;
 use crate::device;
+use crate::device::monitor::Monitor;
 use crate::device::rates::Rates;
-use crate::device::vram::VramMonitor;
 use crate::fault::InputError;
 use crate::images::Processor;
 use crate::model::Compute;
 use crate::pack::Verdict;
 use crate::quant::GroupSize;
-use crate::report::progress::Progress;
-use crate::report::{
-    CalibrationReport, ModelReport, Report, SettingsReport, VramReport, human_bytes,
-};
+use crate::report::progress::{self, Progress};
+use crate::report::{CalibrationReport, ModelReport, Report, SettingsReport, human_bytes};
 use crate::sight;
 use crate::weights::ModelDir;
-
-const VRAM_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What all layers of a run share.
 pub struct Run<'a> {
@@ -52,6 +51,7 @@ pub struct Run<'a> {
     pub source: &'a ModelDir,
     pub compute: Compute,
     pub outbox: &'a Outbox,
+    pub monitor: &'a Monitor,
 }
 
 /// Seconds of one part of the work.
@@ -91,18 +91,32 @@ pub fn compute(choice: &crate::cli::settings::ComputeChoice) -> Result<Compute> 
     Ok(Compute { device, kind })
 }
 
+/// Watches memory from here on: this process's, and that of the GPU that computes.
+fn start_monitor(settings: &Settings, compute: Compute, start: Instant) -> Result<Monitor> {
+    let gpu = match compute.device {
+        Device::Cuda(index) => Some(&device::usable_gpu(index)?.uuid[..]),
+        _ => None,
+    };
+    let monitor = Monitor::start(gpu, settings.memory_interval, start);
+    monitor.enter("plan");
+    Ok(monitor)
+}
+
 /// Quantizes the model of `settings` into its output directory.
 ///
 /// # Errors
 /// All that [`crate::fault::Fault`] tells apart. Nothing is left in the output directory's place.
 pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Result<Report> {
-    let mut source = selection::open(settings)?;
     let compute = compute(&settings.compute)?;
+    let monitor = start_monitor(settings, compute, start)?;
+    let mut source = selection::open(settings)?;
     let mut plan = Plan::new(&source, settings, compute)?;
     plan.check_disk(&settings.output)?;
     let mut warnings = warn_of(&plan);
     let mut times = Times::default();
+    monitor.enter("the machine's rates");
     let rates = Rates::measure(compute.device, compute.kind)?;
+    monitor.enter("calibration data");
     let tokenizer = Tokenizer::open(&settings.model)?;
     let template = chat_template(settings, &mut warnings)?;
     let (data, windows) = times.calibration.time(|| -> Result<_> {
@@ -128,7 +142,7 @@ pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Re
     if source.model.layers.iter().any(|layer| layer.config.looks) {
         let n_images = sight::n_distinct_images(&windows);
         if n_images == 0 {
-            let warning = selection::leave_unseen_in_float(&mut source)?;
+            let warning = selection::leave_unseen_in_float(&mut source, &plan.tower)?;
             tracing::warn!("{warning}");
             warnings.push(warning);
         }
@@ -156,7 +170,7 @@ pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Re
         compute.device,
         compute.kind
     );
-    let vram = VramMonitor::start(VRAM_INTERVAL);
+    monitor.enter("embeddings and head");
     let writer = Writer::create(
         &settings.output,
         plan.specs.clone(),
@@ -166,24 +180,35 @@ pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Re
     times
         .write
         .time(|| write_outside_layers(&writer, &source, &plan))?;
+    let tower = times
+        .write
+        .time(|| plan.tower.write(&writer, &source, settings))?;
     let (linears, beside) = Outbox::with(&writer, settings.format, |outbox| {
         let run = Run {
             settings,
             source: &source,
             compute,
             outbox,
+            monitor: &monitor,
         };
         let images = data.processor.as_ref();
-        quantize_layers(&run, &plan, &windows, images, &mut times, &vram)
+        quantize_layers(&run, &plan, &windows, images, &mut times)
     })?;
     warnings.extend(starved_experts(&linears));
-    describe::write_config(&writer, &source, settings)?;
+    monitor.enter("last files");
+    describe::write_config(&writer, &source, settings, &plan.tower)?;
     let sidecars = writer.copy_sidecars(&settings.model)?;
     tracing::debug!("copied {}", sidecars.join(", "));
 
     let seconds = start.elapsed().as_secs_f64();
+    // Before the rates are measured again, which would need more than many a run.
+    let memory = monitor.finish();
     let rates = rates.better(Rates::measure(compute.device, compute.kind)?);
     let work = plan.work(&source, settings, windows.ids.len());
+    if let Some(note) = &memory.note {
+        tracing::warn!("{note}");
+        warnings.push(note.clone());
+    }
     let report = Report {
         nibble: env!("CARGO_PKG_VERSION").to_owned(),
         libtorch: crate::tensor::LIBTORCH_VERSION.to_owned(),
@@ -216,19 +241,14 @@ pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Re
         recompute: plan.memory.recompute,
         slice: plan.memory.slice,
         linears,
+        tower,
         warnings,
         seconds,
         phases: work.phases(&rates, &times, beside, seconds),
         rates,
         input_bytes: source.checkpoint.total_bytes(),
         output_bytes: writer.total_bytes(),
-        peak_rss_bytes: device::memory::resident().map(|resident| resident.peak_bytes),
-        peak_vram: vram.peak().map(|peak| VramReport {
-            process_bytes: peak.process_bytes,
-            device_bytes: peak.device_bytes,
-            stage: peak.stage.unwrap_or_default(),
-            seconds: peak.at.as_secs_f64(),
-        }),
+        memory,
     };
     writer.write_file("quantization_report.log", report.to_text().as_bytes())?;
     writer.write_file(
@@ -237,13 +257,11 @@ pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Re
     )?;
     let output = writer.finish()?;
     tracing::info!(
-        "wrote {} ({}) in {:.1} s, peak RAM {}",
+        "wrote {} ({}) in {:.1} s, {}",
         output.display(),
         human_bytes(report.output_bytes),
         report.seconds,
-        report
-            .peak_rss_bytes
-            .map_or("unknown".to_owned(), human_bytes)
+        progress::peaks(&report.memory)
     );
     Ok(report)
 }
@@ -307,16 +325,22 @@ fn quantize_layers(
     windows: &Windows,
     images: Option<&Processor>,
     times: &mut Times,
-    vram: &VramMonitor,
 ) -> Result<Vec<crate::report::LinearReport>> {
     let model = &run.source.model;
     let ids = sight::without_placeholders(model, windows);
+    run.monitor.enter("embedding");
     let mut activations = Activations::embed(model, run.source, run.compute, &ids, &plan.memory)?;
     if let Some(processor) = images {
-        vram.set_stage("images");
+        run.monitor.enter("images");
         (times.images).time(|| {
+            let weights = AsWritten {
+                source: run.source,
+                tower: &plan.tower,
+                scheme: run.settings.scheme,
+            };
             sight::show(
                 run.source,
+                &weights,
                 run.compute,
                 processor,
                 windows,
@@ -325,7 +349,8 @@ fn quantize_layers(
         })?;
     }
     let n_stages = model.layers.iter().map(|layer| layer.stages.len());
-    let mut progress = Progress::new(model.config.n_layers, n_stages.max().unwrap_or(0));
+    let n_stages = n_stages.max().unwrap_or(0);
+    let mut progress = Progress::new(model.config.n_layers, n_stages, run.monitor.live());
     let mut reports = Vec::new();
     for layer in 0..model.config.n_layers {
         let layer_run = layer::LayerRun::load(run, layer)?;
@@ -339,7 +364,6 @@ fn quantize_layers(
                     .sum::<f64>()
                     / linears.len().max(1) as f64;
                 progress.stage_done(layer, stage.name, error, tokens_per_second);
-                vram.set_stage(&format!("layer {layer}, {}", stage.name));
             },
         )?;
         for linear in &done {

@@ -9,7 +9,8 @@ use safetensors::Dtype;
 use tch::Device;
 
 use super::floor::Work;
-use super::memory::MemoryPlan;
+use super::memory::{Budget, MemoryPlan};
+use super::tower::Tower;
 use crate::checkpoint::TensorSpec;
 use crate::cli::settings::Settings;
 use crate::device;
@@ -23,7 +24,7 @@ use crate::report::{human_bytes, human_seconds};
 use crate::weights::ModelDir;
 
 /// Share of the free memory that a run takes where nothing else is asked for.
-const MEMORY_SHARE: f64 = 0.75;
+pub const MEMORY_SHARE: f64 = 0.75;
 
 /// Images that layers attend to, before the calibration data are read: as many as are built in.
 const EXPECTED_IMAGES: usize = 24;
@@ -38,6 +39,8 @@ pub struct Plan {
     pub quantized_parameters: u64,
     pub output_bytes: u64,
     pub memory: MemoryPlan,
+    /// What is quantized of what the model sees with.
+    pub tower: Tower,
 }
 
 impl Plan {
@@ -62,9 +65,12 @@ impl Plan {
         }
         let linears = model.layers.iter().flat_map(LayerPlan::quantized);
         let linears: Vec<&LinearPlan> = linears.collect();
+        let tower = Tower::new(source, settings)?;
+        let in_tower = tower.linears.iter();
         let shapes: Vec<(String, usize, usize)> = linears
             .iter()
             .map(|linear| (linear.name.clone(), linear.out_features, linear.in_features))
+            .chain(in_tower.map(|(name, [out, inp])| (name.clone(), *out, *inp)))
             .collect();
         let request = pack::Request {
             format,
@@ -75,6 +81,7 @@ impl Plan {
                 .is_some_and(|gptq| gptq.act_order == ActOrder::DescAct),
             family: Family::find(model.model_type()),
             torn: model.torn(),
+            tower: !tower.linears.is_empty(),
             linears: &shapes,
         };
         pack::refuse(&request)?;
@@ -130,9 +137,10 @@ impl Plan {
         }
         let extras: Vec<String> = checkpoint
             .names()
-            .filter(|name| !used.contains(*name))
+            .filter(|name| !used.contains(*name) && !tower.has(name))
             .map(str::to_owned)
             .collect();
+        specs.extend(tower.specs(settings));
         for name in &extras {
             if let Some(info) = checkpoint.info(name) {
                 specs.push(TensorSpec {
@@ -150,21 +158,26 @@ impl Plan {
         // The rest of a model that sees is, as good as all of it, what it sees with.
         let elements = extras.iter().filter_map(|name| checkpoint.info(name));
         let elements = elements.map(|info| info.shape.iter().product::<usize>());
-        let tower = (model.vision.as_ref()).map_or(0, |_| {
-            elements.sum::<usize>() * compute.kind.elt_size_in_bytes()
+        let in_tower = tower.linears.iter().map(|(_, [out, inp])| out * inp);
+        let eyes = (model.vision.as_ref()).map_or(0, |_| {
+            elements.chain(in_tower).sum::<usize>() * compute.kind.elt_size_in_bytes()
         });
-        let budget = settings.memory.unwrap_or_else(|| {
-            let free = device::memory::available_bytes().unwrap_or(u64::MAX);
-            (free as f64 * MEMORY_SHARE) as u64
-        });
+        let share =
+            |free: Option<u64>| free.map_or(u64::MAX, |free| (free as f64 * MEMORY_SHARE) as u64);
+        let host = || share(device::memory::room().map(|room| room.free_bytes));
+        let budget = Budget {
+            host: settings.memory.unwrap_or_else(host),
+            gpu: share(device::free_gpu_bytes(compute.device)),
+        };
         Ok(Self {
             outcomes: pack::check(&request),
-            memory: MemoryPlan::new(model, settings, compute, [tower, n_images], budget)?,
+            memory: MemoryPlan::new(model, settings, compute, [eyes, n_images], budget)?,
             specs,
             extras,
             parameters,
             quantized_parameters,
             output_bytes,
+            tower,
         })
     }
 
@@ -204,17 +217,14 @@ impl Plan {
                 .slice
                 .map_or(String::new(), |slice| format!(", {slice} tokens at a time"))
         );
-        if compute.device != Device::Cpu {
-            return format!(
-                "about {} beyond libtorch's own: {activations}",
-                human_bytes(memory.activations)
-            );
-        }
+        let batch = match compute.device {
+            Device::Cpu => format!(", batch {}", human_bytes(memory.batch)),
+            _ => String::new(),
+        };
         format!(
-            "about {} beyond libtorch's own: {activations}, widest stage {}, batch {}",
-            human_bytes(memory.total()),
-            human_bytes(memory.stage),
-            human_bytes(memory.batch)
+            "about {} beyond libtorch's own: {activations}, widest stage {}{batch}",
+            human_bytes(memory.on_host(compute.device)),
+            human_bytes(memory.stage)
         )
     }
 
@@ -222,10 +232,11 @@ impl Plan {
         match compute.device {
             Device::Cpu => "none: the CPU computes".to_owned(),
             _ => format!(
-                "about {} beyond libtorch's own: widest stage {}, batch {}",
-                human_bytes(self.memory.stage + self.memory.batch),
+                "about {} beyond libtorch's own: widest stage {}, batch {}; {} free",
+                human_bytes(self.memory.on_gpu(compute.device)),
                 human_bytes(self.memory.stage),
-                human_bytes(self.memory.batch)
+                human_bytes(self.memory.batch),
+                device::free_gpu_bytes(compute.device).map_or("unknown".to_owned(), human_bytes)
             ),
         }
     }

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 
+use super::tower::Tower;
 use crate::cli::settings::{self, Settings};
 use crate::fault::InputError;
 use crate::model::LayerPlan;
@@ -14,9 +15,12 @@ use crate::weights::ModelDir;
 pub fn open(settings: &Settings) -> Result<ModelDir> {
     let mut source = ModelDir::open(&settings.model)?;
     let selection = &settings.selection;
-    let model = &mut source.model;
-    let names = model.layers.iter().flat_map(LayerPlan::linears);
+    let names = source.model.layers.iter().flat_map(LayerPlan::linears);
     let names: Vec<&str> = names.map(|linear| &linear.name[..]).collect();
+    let in_tower = match &source.model.vision {
+        Some(vision) if selection.vision => vision.linears(&source),
+        _ => Vec::new(),
+    };
     let example = || {
         let last = names
             .last()
@@ -25,7 +29,8 @@ pub fn open(settings: &Settings) -> Result<ModelDir> {
         last.to_owned()
     };
     for (option, pattern) in selection.patterns() {
-        if !names.iter().any(|name| pattern.is_match(name)) {
+        let mut named = (names.iter().copied()).chain(in_tower.iter().map(|linear| &linear.0[..]));
+        if !named.any(|name| pattern.is_match(name)) {
             let (pattern, example) = (pattern.to_string(), example());
             return Err(settings::Error::NoSuchLinear {
                 option,
@@ -35,10 +40,13 @@ pub fn open(settings: &Settings) -> Result<ModelDir> {
             .into());
         }
     }
-    if names.iter().all(|name| selection.leaves_in_float(name)) {
+    let mut named = (names.iter().copied()).chain(in_tower.iter().map(|linear| &linear.0[..]));
+    if named.all(|name| selection.leaves_in_float(name)) {
         return Err(settings::Error::NothingLeft { example: example() }.into());
     }
-    model.leave_in_float(&|name| selection.leaves_in_float(name));
+    source
+        .model
+        .leave_in_float(&|name| selection.leaves_in_float(name));
     Ok(source)
 }
 
@@ -46,16 +54,13 @@ pub fn open(settings: &Settings) -> Result<ModelDir> {
 ///
 /// # Errors
 /// Nothing left to quantize.
-pub fn leave_unseen_in_float(source: &mut ModelDir) -> Result<String> {
+pub fn leave_unseen_in_float(source: &mut ModelDir, tower: &Tower) -> Result<String> {
     let model = &mut source.model;
     let looking = model.layers.iter().filter(|layer| layer.config.looks);
     let n_linears: usize = looking.map(|layer| layer.quantized().count()).sum();
     model.leave_unseen_in_float();
-    if model
-        .layers
-        .iter()
-        .all(|layer| layer.quantized().next().is_none())
-    {
+    let is_left = |layer: &LayerPlan| layer.quantized().next().is_some();
+    if tower.linears.is_empty() && !model.layers.iter().any(is_left) {
         let dir = source.checkpoint.dir();
         let problem = "only layers that attend to images were to be quantized, but there is no image to calibrate them with";
         let remedy = "give --calib-data with images and the model's processor_config.json or preprocessor_config.json";

@@ -164,7 +164,9 @@ fn observe_in_blocks(x: &Tensor, gram: &Tensor, abs_sum: &mut Tensor) -> Result<
 }
 
 /// `tr(ΔW G ΔWᵀ) / n_tokens` for `delta` = ΔW `[out, in]`: the mean squared change of the output, summed over its features.
+/// Works on the device of `stats`.
 pub fn output_error(delta: &Tensor, stats: &InputStats) -> Result<f64, Error> {
+    let delta = delta.f_to_device(stats.gram.device())?;
     let size = delta.size2()?.1;
     let mut half = 0.0;
     for start in (0..size).step_by(ERROR_BLOCK) {

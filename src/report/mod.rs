@@ -2,10 +2,11 @@
 //! quantization_report.log; and the progress shown meanwhile ([`progress`]).
 
 pub mod progress;
-mod text;
+pub mod text;
 
 use serde::Serialize;
 
+use crate::device::monitor::Readings;
 use crate::device::rates::Rates;
 
 /// Everything worth knowing about one quantization run.
@@ -27,6 +28,8 @@ pub struct Report {
     pub slice: Option<usize>,
     /// In the order in which they were quantized.
     pub linears: Vec<LinearReport>,
+    /// What the model sees with, where that is quantized too.
+    pub tower: Option<TowerReport>,
     /// Warnings that the run gave.
     pub warnings: Vec<String>,
     /// Whole run, process start to the last byte written.
@@ -36,9 +39,8 @@ pub struct Report {
     pub rates: Rates,
     pub input_bytes: u64,
     pub output_bytes: u64,
-    pub peak_rss_bytes: Option<u64>,
-    /// `None` where there is no GPU or no NVML.
-    pub peak_vram: Option<VramReport>,
+    /// What this process and the GPU held over the run.
+    pub memory: Readings,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -116,6 +118,16 @@ pub struct LinearReport {
     pub gptq: Option<GptqReport>,
 }
 
+/// What became of the linears of a vision tower, all rounded to nearest.
+#[derive(Debug, Clone, Serialize)]
+pub struct TowerReport {
+    pub linears: usize,
+    /// The sum of all weights' squared changes over that of their squares.
+    pub relative_weight_error: f64,
+    /// Linears whose width the group size does not divide.
+    pub in_float: Vec<String>,
+}
+
 /// What AWQ's searches found, for the stage that the linear belongs to.
 #[derive(Debug, Clone, Serialize)]
 pub struct AwqReport {
@@ -133,14 +145,6 @@ pub struct GptqReport {
     pub damp: f64,
     /// Input columns that no token used.
     pub dead_columns: usize,
-}
-
-#[derive(Debug, Clone, Serialize)]
-pub struct VramReport {
-    pub process_bytes: Option<u64>,
-    pub device_bytes: u64,
-    pub stage: String,
-    pub seconds: f64,
 }
 
 impl Report {

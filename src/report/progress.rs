@@ -1,15 +1,21 @@
 //! Progress while a model is quantized: a bar on a terminal, plain log lines anywhere else.
 
+use std::fmt;
 use std::io::{IsTerminal, Write};
 use std::sync::OnceLock;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::{layer::SubscriberExt, util::SubscriberInitExt};
 
+use super::human_bytes;
 use crate::cli::{LogArgs, LogFormat};
+use crate::device::monitor::{Live, Readings, Series};
+
+/// How often a bar shows the time and the memory in use, whatever else happens.
+const REDRAW: Duration = Duration::from_millis(500);
 
 /// Bars are drawn here, and log lines written around them.
 static BARS: OnceLock<MultiProgress> = OnceLock::new();
@@ -73,8 +79,41 @@ impl MakeWriter<'_> for AroundBars {
     }
 }
 
+/// The memory in use now and the most that was: the GPU's where one computes.
+fn in_use(memory: &Readings) -> String {
+    let bytes = |bytes: Option<u64>| bytes.map_or("?".to_owned(), human_bytes);
+    match &memory.vram {
+        Some(vram) => format!(
+            "VRAM {} of {} ({})",
+            bytes(vram.device.current_bytes),
+            human_bytes(vram.total_bytes),
+            peaks(memory)
+        ),
+        None => format!(
+            "RAM {} ({})",
+            bytes(memory.ram.current_bytes),
+            peaks(memory)
+        ),
+    }
+}
+
+/// The most memory that was in use: the GPU's where one computes.
+pub fn peaks(memory: &Readings) -> String {
+    let peak = |name: &str, series: &Series| {
+        let peak = series.peak.as_ref();
+        let bytes = peak.map_or("unknown".to_owned(), |peak| human_bytes(peak.bytes));
+        format!("peak {name} {bytes}")
+    };
+    match &memory.vram {
+        Some(vram) if vram.process.peak.is_some() => peak("VRAM", &vram.process),
+        Some(vram) => peak("VRAM", &vram.device),
+        None => peak("RAM", &memory.ram),
+    }
+}
+
 /// The progress of one run, in stages of layers.
 pub struct Progress {
+    memory: Live,
     bar: Option<ProgressBar>,
     start: Instant,
     n_layers: usize,
@@ -83,15 +122,26 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// For `n_layers` layers of `n_stages` stages each.
-    pub fn new(n_layers: usize, n_stages: usize) -> Self {
+    /// For `n_layers` layers of `n_stages` stages each; shows the `memory` in use.
+    pub fn new(n_layers: usize, n_stages: usize, memory: Live) -> Self {
         let bar = BARS.get().map(|bars| {
-            let style =
-                ProgressStyle::with_template("{bar:28} {pos}/{len} {msg} [{elapsed} < {eta}]")
-                    .unwrap_or_else(|_| ProgressStyle::default_bar());
-            bars.add(ProgressBar::new((n_layers * n_stages) as u64).with_style(style))
+            let template = "{bar:28} {pos}/{len} {msg}, {memory} [{elapsed} < {eta}]";
+            let memory = memory.clone();
+            let style = ProgressStyle::with_template(template)
+                .unwrap_or_else(|_| ProgressStyle::default_bar())
+                .with_key(
+                    "memory",
+                    move |_: &ProgressState, out: &mut dyn fmt::Write| {
+                        // What cannot be shown is shown a little later.
+                        let _ = out.write_str(&in_use(&memory.readings()));
+                    },
+                );
+            let bar = bars.add(ProgressBar::new((n_layers * n_stages) as u64).with_style(style));
+            bar.enable_steady_tick(REDRAW);
+            bar
         });
         Self {
+            memory,
             bar,
             start: Instant::now(),
             n_layers,
@@ -119,9 +169,10 @@ impl Progress {
             bar.inc(1);
         } else if self.done.is_multiple_of(self.n_stages) {
             tracing::info!(
-                "layer {}/{}: relative error {relative_error:.2e} ({stage}), {tokens_per_second:.0} tokens/s, {left:.0} s left",
+                "layer {}/{}: relative error {relative_error:.2e} ({stage}), {tokens_per_second:.0} tokens/s, {}, {left:.0} s left",
                 layer + 1,
-                self.n_layers
+                self.n_layers,
+                in_use(&self.memory.readings())
             );
         }
     }

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::{Report, human_bytes};
+use crate::device::monitor::{Readings, Series};
 
 /// The whole report, one fact a line, one row a linear.
 pub fn render(report: &Report) -> String {
@@ -93,6 +94,15 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
             .slice
             .map_or(String::new(), |slice| format!(", {slice} tokens a slice"))
     )?;
+    if let Some(tower) = &report.tower {
+        writeln!(
+            out,
+            "tower        {} linears rounded to nearest, relative weight error {:.2e}; {} in float, as the group size does not divide them",
+            tower.linears,
+            tower.relative_weight_error,
+            tower.in_float.len()
+        )?;
+    }
     for warning in &report.warnings {
         writeln!(out, "warning      {warning}")?;
     }
@@ -158,23 +168,51 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
         human_bytes(report.input_bytes),
         human_bytes(report.output_bytes)
     )?;
-    let ram = report
-        .peak_rss_bytes
-        .map_or("unknown".to_owned(), human_bytes);
-    writeln!(out, "peak RAM                    {ram}")?;
-    let vram = match &report.peak_vram {
-        None => "no GPU".to_owned(),
+    out.push_str(&memory_lines(&report.memory));
+    writeln!(out)?;
+    write_floor(report, out)
+}
+
+/// The most memory that was in use, of which kind, when and in which stage, and how often that was looked at.
+pub fn memory_lines(memory: &Readings) -> String {
+    let peak = |series: &Series, unseen: &str| match &series.peak {
+        None => unseen.to_owned(),
         Some(peak) => format!(
-            "{} of this process, {} of the device, at {:.1} s in {}",
-            peak.process_bytes.map_or("unknown".to_owned(), human_bytes),
-            human_bytes(peak.device_bytes),
+            "{} at {:.1} s, in {}",
+            human_bytes(peak.bytes),
             peak.seconds,
             peak.stage
         ),
     };
-    writeln!(out, "peak VRAM                   {vram}")?;
-    writeln!(out)?;
-    write_floor(report, out)
+    let counts = |series: &Series| {
+        format!(
+            "{} readings, one every {} ms, {} failed",
+            series.samples, memory.interval_ms, series.failed
+        )
+    };
+    let ram = peak(&memory.ram, "unknown");
+    let mut lines = vec![("peak RAM", format!("{ram} ({})", counts(&memory.ram)))];
+    match &memory.vram {
+        None if memory.note.is_none() => lines.push(("peak VRAM", "no GPU was used".to_owned())),
+        None => lines.push(("peak VRAM", "unknown".to_owned())),
+        Some(vram) => {
+            let total = human_bytes(vram.total_bytes);
+            let hidden = "unknown, the driver does not show this process";
+            lines.extend([
+                ("peak VRAM", peak(&vram.process, hidden)),
+                ("peak VRAM of all processes", peak(&vram.device, "unknown")),
+                (
+                    "VRAM read",
+                    format!("{} of {total}: {}", vram.gpu, counts(&vram.device)),
+                ),
+            ]);
+        }
+    }
+    let lines = lines.into_iter();
+    let lines: Vec<String> = lines
+        .map(|(label, value)| format!("{label:<26}  {value}"))
+        .collect();
+    lines.join("\n") + "\n"
 }
 
 /// Operations, ideal and measured seconds of each part of the run, and the rates behind the ideal.

@@ -13,7 +13,7 @@ use crate::calibration::{self, Document, ImagePrompt, ImagePrompts, ImageSource,
 use crate::fault::InputError;
 use crate::images::{self, Processor};
 use crate::model::vision::{Features, Image, LoadedVision, Vision};
-use crate::model::{Compute, Model};
+use crate::model::{Compute, Model, Weights};
 use crate::tensor;
 use crate::weights::ModelDir;
 
@@ -148,12 +148,13 @@ fn places(ids: &[u32], vision: &Vision, start: usize, count: usize) -> Vec<usize
 }
 
 /// Runs the model's tower on each image of the windows, once. `shown` gets what it becomes for each window that it is in, with
-/// the places of its tokens there. The tower is in memory only here.
+/// the places of its tokens there. The tower, read from `weights`, is in memory only here.
 ///
 /// # Errors
 /// Images that cannot be decoded, by name; a tower that does not give as many features as the prompt has placeholders.
 pub fn show(
     source: &ModelDir,
+    weights: &dyn Weights,
     compute: Compute,
     processor: &Processor,
     windows: &Windows,
@@ -162,7 +163,7 @@ pub fn show(
     let Some(vision) = &source.model.vision else {
         return Ok(());
     };
-    let loaded = vision.load(source, compute)?;
+    let loaded = vision.load(weights, compute)?;
     // An image may be in several windows.
     let mut order: Vec<&ImageSource> = Vec::new();
     let mut occurrences: HashMap<&ImageSource, Vec<(usize, Vec<usize>)>> = HashMap::new();

@@ -6,6 +6,8 @@
     reason = "tests panic on failure and say what they skip"
 )]
 
+/// What `nibble devices` says, and memory as it is watched, on machines made of stubs.
+mod devices;
 /// Bad input: one line, the remedy, the exit code, and nothing left behind.
 mod errors;
 /// Mixtures of experts: layouts, starved experts, what stays in float.

@@ -3,6 +3,7 @@ use std::fs;
 use clap::Parser;
 use nibble::cli::Cli;
 use nibble::cli::settings::Settings;
+use nibble::device::Choice;
 use nibble::model::Compute;
 use nibble::pipeline::Plan;
 use nibble::weights::ModelDir;
@@ -121,7 +122,10 @@ fn least_memory(model: &TinyModel, args: &[&str]) -> String {
         .concat();
         let settings = Settings::resolve(Cli::parse_from(args).quantize).unwrap();
         let compute = Compute {
-            device: tch::Device::Cpu,
+            device: match support::device() {
+                Some(Choice::Cuda(index)) => tch::Device::Cuda(index),
+                _ => tch::Device::Cpu,
+            },
             kind: tch::Kind::Float,
         };
         Plan::new(&source, &settings, compute).is_ok()
@@ -197,7 +201,19 @@ fn the_output_is_a_whole_model_directory() {
             .iter()
             .all(|linear| linear["relative_error"].as_f64().unwrap() > 0.0)
     );
-    assert!(report["peak_rss_bytes"].as_u64().unwrap() > 1 << 20);
+    let ram = &report["memory"]["ram"];
+    assert!(ram["peak"]["bytes"].as_u64().unwrap() > 1 << 20);
+    assert!(ram["peak"]["seconds"].as_f64().unwrap() <= report["seconds"].as_f64().unwrap() + 1.0);
+    assert_ne!(ram["peak"]["stage"], "");
+    assert!(ram["samples"].as_u64().unwrap() >= 2, "{ram}");
+    assert_eq!(
+        (&ram["failed"], &report["memory"]["interval_ms"]),
+        (&0.into(), &50.into())
+    );
+    assert_eq!(
+        report["memory"]["vram"].is_null(),
+        report["device"] == "Cpu"
+    );
     let log = fs::read_to_string(output.join("quantization_report.log")).unwrap();
     for words in [
         "peak VRAM",

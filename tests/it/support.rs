@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nibble::device::Choice;
 use nibble::model::Model;
 use nibble::model::formula::FormulaWeights;
 use safetensors::tensor::TensorView;
@@ -21,12 +22,37 @@ pub struct Finished {
     pub stderr: String,
 }
 
-/// Runs the program on the CPU, with the plain log of a pipe.
+/// The environment variable with the device that the tests' runs compute on, such as `cuda`, in float32, for which the tests'
+/// bounds hold; without it the program chooses both.
+const DEVICE: &str = "NIBBLE_TEST_DEVICE";
+
+/// The device that runs compute on, where [`DEVICE`] asks for one.
+pub fn device() -> Option<Choice> {
+    let device = std::env::var(DEVICE).ok()?;
+    Some(device.parse().unwrap())
+}
+
+/// Runs the program on the device of [`device`], with the plain log of a pipe.
 pub fn nibble<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Finished {
-    let output = Command::new(env!("CARGO_BIN_EXE_nibble"))
-        .args(args)
-        .output()
-        .unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nibble"));
+    let args: Vec<A> = args.into_iter().collect();
+    command.args(&args);
+    // Where the program computes, and the test asks for no device itself.
+    let chosen = ["inspect", "devices", "--device", "--force-cpu"].map(OsStr::new);
+    if let Ok(device) = std::env::var(DEVICE)
+        && !args.iter().any(|arg| chosen.contains(&arg.as_ref()))
+    {
+        command.args(["--device", &device]);
+        if !args.iter().any(|arg| arg.as_ref() == "--dtype") {
+            command.args(["--dtype", "float32"]);
+        }
+    }
+    finished(command)
+}
+
+/// Runs a program to its end.
+pub fn finished(mut command: Command) -> Finished {
+    let output = command.output().unwrap();
     Finished {
         code: output.status.code().unwrap_or(-1),
         stdout: String::from_utf8(output.stdout).unwrap(),

@@ -98,6 +98,11 @@ fn processor(name: &str, config: &Value) -> (Value, Value, &'static str, &'stati
             json!({}),
             ("<|image|>", "<|image|>"),
         ),
+        "paligemma" => (
+            json!({"image_processor_type": "SiglipImageProcessor", "size": square, "image_seq_length": 16}),
+            json!({}),
+            image,
+        ),
         "mistral3" => (
             json!({"image_processor_type": "PixtralImageProcessor", "size": {"longest_edge": 56}}),
             json!({"patch_size": 7, "spatial_merge_size": 2}),
@@ -190,18 +195,16 @@ impl Seeing {
         image.save(self.data.path().join(name)).unwrap();
     }
 
-    fn quantize(&self, method: &str) -> Finished {
+    fn quantize(&self, args: &[&str]) -> Finished {
         let data = self.path("data.jsonl");
+        let (whole_rows, rest) = SMALL.split_at(2);
+        let is_grouped = args.contains(&"--group-size");
         nibble(
             [
-                SMALL,
-                &[
-                    method,
-                    "--overwrite",
-                    "--calib-data",
-                    &data,
-                    self.model.path_str(),
-                ],
+                if is_grouped { &[] } else { whole_rows },
+                rest,
+                args,
+                &["--overwrite", "--calib-data", &data, self.model.path_str()],
             ]
             .concat(),
         )
@@ -215,7 +218,7 @@ fn every_family_is_calibrated_with_images() {
         let language: Vec<String> = plan.tensors().into_iter().map(|tensor| tensor.0).collect();
         let seeing = Seeing::new(&name, &config, shapes);
         for (method, directory) in [("--gptq", "GPTQ-8bit"), ("--awq", "AWQ-4bit")] {
-            let run = seeing.quantize(method);
+            let run = seeing.quantize(&[method]);
             assert_eq!(run.code, 0, "{name} {method}: {}", run.stderr);
             assert!(!run.stderr.contains("text alone"), "{name}: {}", run.stderr);
             let output = seeing.model.path(directory);
@@ -297,30 +300,14 @@ fn layers_that_look_are_quantized_if_there_is_something_to_see() {
             .filter(|name| looking(name) && name.ends_with(suffix))
             .count()
     };
-    let data = seeing.path("data.jsonl");
-    let divergence = |directory: &str| {
-        let dir = seeing.model.path(directory);
-        let reference = seeing.model.path_str();
-        let eval = [
-            "eval",
-            dir.to_str().unwrap(),
-            "--reference",
-            reference,
-            "--text",
-            &data,
-        ];
-        let run = nibble([&eval[..], &["--windows", "4", "--seq-len", "64", "--json"]].concat());
-        assert_eq!(run.code, 0, "{}", run.stderr);
-        let found: Value = serde_json::from_str(&run.stdout).unwrap();
-        found["kl_divergence"].as_f64().unwrap()
-    };
     for (method, directory, bound) in [("--gptq", "GPTQ-8bit", 0.03), ("--awq", "AWQ-4bit", 2.0)] {
-        let run = seeing.quantize(method);
+        let run = seeing.quantize(&[method]);
         assert_eq!(run.code, 0, "{}", run.stderr);
         assert!(!run.stderr.contains("stay in float16"), "{}", run.stderr);
         assert_eq!(count(directory, ".qweight"), 14, "{method}");
         assert_eq!(count(directory, "_proj.weight"), 0, "{method}");
-        let found = divergence(directory);
+        let output = seeing.model.path(directory);
+        let found = divergence_on_images(&seeing, output.to_str().unwrap());
         assert!(found < bound, "{method}: {found}");
         let gates = |directory| {
             let all = written(directory).into_iter();
@@ -330,9 +317,10 @@ fn layers_that_look_are_quantized_if_there_is_something_to_see() {
         assert_eq!((gates("."), gates(".").len()), (gates(directory), 4));
     }
     let text = "the seven sons never seen in an open den ".repeat(250);
+    let data = seeing.path("data.jsonl");
     fs::write(&data, json!({ "text": text }).to_string()).unwrap();
     for (method, directory) in [("--gptq", "GPTQ-8bit"), ("--awq", "AWQ-4bit")] {
-        let run = seeing.quantize(method);
+        let run = seeing.quantize(&[method]);
         assert_eq!(run.code, 0, "{}", run.stderr);
         assert_eq!(count(directory, ".qweight"), 0);
         assert_eq!(count(directory, "_proj.weight"), 14);
@@ -373,6 +361,99 @@ fn layers_that_look_are_quantized_if_there_is_something_to_see() {
     );
 }
 
+/// How far the model in `dir` is from the original, on words of conversations with images.
+fn divergence_on_images(seeing: &Seeing, dir: &str) -> f64 {
+    let args = [
+        "eval",
+        dir,
+        "--reference",
+        seeing.model.path_str(),
+        "--text",
+        &seeing.path("data.jsonl"),
+    ];
+    let run = nibble([&args[..], &["--windows", "8", "--seq-len", "96", "--json"]].concat());
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let found: Value = serde_json::from_str(&run.stdout).unwrap();
+    assert!(found["images"].as_u64().unwrap() > 0, "{found}");
+    found["kl_divergence"].as_f64().unwrap()
+}
+
+#[test]
+fn what_sees_is_quantized_where_it_is_asked_for() {
+    for name in [
+        "qwen2_5_vl",
+        "llava_two_layers",
+        "internvl",
+        "mllama",
+        "qwen3_vl",
+    ] {
+        let seeing = first(name);
+        let run = seeing.quantize(&["--gptq", "--quantize-vision"]);
+        assert_eq!(run.code, 0, "{name}: {}", run.stderr);
+        assert!(run.stderr.contains("--quantize-vision"), "{}", run.stderr);
+        let output = seeing.model.path("GPTQ-8bit");
+        let tower = json_file(&output.join("quantization_report.json"))["tower"].take();
+        let count = tower["linears"].as_u64().unwrap() as usize;
+        let error = tower["relative_weight_error"].as_f64().unwrap();
+        assert!(
+            count >= 8 && (1e-7..1e-4).contains(&error),
+            "{name}: {tower}"
+        );
+        let bytes = fs::read(output.join("model.safetensors")).unwrap();
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        let language = seeing.model.path("config.json");
+        let plan = Model::from_config(&json_file(&language)).unwrap();
+        let language: usize = plan
+            .layers
+            .iter()
+            .map(|layer| layer.quantized().count())
+            .sum();
+        let names = tensors.names();
+        let packed = names
+            .iter()
+            .filter(|name| name.ends_with(".qweight"))
+            .count();
+        assert_eq!(packed, language + count, "{name}");
+        let divergence = divergence_on_images(&seeing, output.to_str().unwrap());
+        assert!((0.0..0.03).contains(&divergence), "{name}: {divergence}");
+        // The tower's part of it, alone; a width that the groups do not divide stays.
+        let run = seeing.quantize(&[
+            "--gptq",
+            "--quantize-vision",
+            "--only",
+            "vis",
+            "--group-size",
+            "16",
+        ]);
+        assert_eq!(run.code, 0, "{name}: {}", run.stderr);
+        let alone = divergence_on_images(&seeing, output.to_str().unwrap());
+        assert!(
+            alone > 1e-9 && alone < divergence,
+            "{name}: {alone} {divergence}"
+        );
+        let report = json_file(&output.join("quantization_report.json"));
+        let in_float = report["tower"]["in_float"].as_array().unwrap().len();
+        assert_eq!(in_float > 0, name.starts_with("qwen"), "{name}: {report}");
+        assert_eq!(report["linears"].as_array().unwrap().len(), 0);
+    }
+    for (args, code, word) in [
+        (&["--awq", "--quantize-vision"][..], 2, "8 bits"),
+        (&["--gptq", "--bits", "4", "--quantize-vision"], 2, "8 bits"),
+    ] {
+        let run = first("llava").quantize(args);
+        assert_eq!(run.code, code, "{}", run.stderr);
+        assert!(run.stderr.contains(word), "{}", run.stderr);
+    }
+    let blind = TinyModel::new("llama");
+    let run = nibble([SMALL, &["--gptq", "--quantize-vision", blind.path_str()]].concat());
+    assert_eq!(run.code, 2, "{}", run.stderr);
+    assert!(
+        run.stderr.contains("llama has no vision tower"),
+        "{}",
+        run.stderr
+    );
+}
+
 /// Other images of the same size calibrate otherwise.
 #[test]
 fn what_is_seen_matters() {
@@ -383,7 +464,7 @@ fn what_is_seen_matters() {
 
 fn images_matter(seeing: &Seeing) {
     let scales = || {
-        assert_eq!(seeing.quantize("--awq").code, 0);
+        assert_eq!(seeing.quantize(&["--awq"]).code, 0);
         fs::read(seeing.model.path("AWQ-4bit/model.safetensors")).unwrap()
     };
     let before = scales();
@@ -396,7 +477,7 @@ fn images_matter(seeing: &Seeing) {
 fn images_that_cannot_be_shown_are_refused_by_name() {
     let seeing = first("llava");
     let refused = |words: &[&str]| {
-        let run = seeing.quantize("--gptq");
+        let run = seeing.quantize(&["--gptq"]);
         assert_eq!(run.code, 3, "{}", run.stderr);
         assert!(
             words.iter().all(|word| run.stderr.contains(word)),
@@ -439,7 +520,7 @@ fn images_that_cannot_be_shown_are_refused_by_name() {
         json!({ "text": text }).to_string(),
     )
     .unwrap();
-    let run = seeing.quantize("--gptq");
+    let run = seeing.quantize(&["--gptq"]);
     assert_eq!(run.code, 0, "{}", run.stderr);
     let log = fs::read_to_string(seeing.model.path("GPTQ-8bit/quantization_report.log")).unwrap();
     assert!(log.contains("text alone to calibrate with"), "{log}");

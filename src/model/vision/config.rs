@@ -1,6 +1,6 @@
 //! A tower's sizes, from `vision_config`.
 
-use super::rows::{Eps, MlpWidth, Tower, TowerBias};
+use super::rows::{Eps, MlpWidth, Tower, TowerBias, TowerMlp};
 use crate::model::config::activation;
 use crate::model::keys::Keys;
 use crate::model::{Activation, Error, NormKind};
@@ -145,6 +145,26 @@ impl TowerConfig {
             json: &self.json,
             path: "vision_config",
         }
+    }
+
+    /// The linears of a layer, with their shapes `[out, in]`.
+    pub fn layer_linears(&self) -> Vec<(&'static str, [usize; 2])> {
+        let attention = &self.row.attention;
+        let rows = 3 * self.width / attention.inputs.len();
+        let inputs = attention.inputs.iter();
+        let mut linears: Vec<_> = inputs.map(|&name| (name, [rows, self.width])).collect();
+        linears.push((attention.output, [self.width, self.width]));
+        let (inner, last) = match &self.row.mlp {
+            TowerMlp::Plain([up, down], _) => (vec![*up], *down),
+            TowerMlp::Gated([gate, up, down], _) => (vec![*gate, *up], *down),
+        };
+        linears.extend(
+            inner
+                .into_iter()
+                .map(|name| (name, [self.mlp_width, self.width])),
+        );
+        linears.push((last, [self.width, self.mlp_width]));
+        linears
     }
 
     pub fn head_dim(&self) -> usize {

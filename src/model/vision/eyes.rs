@@ -13,6 +13,7 @@ pub const EYES: &[&Eyes] = &[
     &LLAVA_ONEVISION,
     &MISTRAL3,
     &MLLAMA,
+    &PALIGEMMA,
     &QWEN2_VL,
     &QWEN3_VL,
 ];
@@ -175,6 +176,17 @@ const GEMMA3: Eyes = Eyes {
         Step::Matrix("mm_input_projection_weight", Width::Text),
     ],
     sight: Sight::OwnImage,
+    ..LLAVA
+};
+
+/// Its positions start at 1, which changes no rotary product.
+const PALIGEMMA: Eyes = Eyes {
+    model_types: &["paligemma"],
+    tower: "siglip_vision_model",
+    defaults: &[],
+    selection: Selection::Last,
+    projector: &[Step::Linear("linear", Width::Text, StepBias::Always)],
+    sight: Sight::WholeImage,
     ..LLAVA
 };
 

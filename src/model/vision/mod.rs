@@ -189,6 +189,23 @@ impl Vision {
             .map_or(0, |_| self.tower.deepstack.len())
     }
 
+    /// The linears of the tower's layers, by their full names in the checkpoint, with their shapes `[out, in]`.
+    pub fn linears(&self, weights: &dyn Weights) -> Vec<(String, [usize; 2])> {
+        let prefix = self.prefixes(weights).tower;
+        let linears = self.tower.layer_linears();
+        let parts =
+            std::iter::once(&self.tower).chain(self.tiled.as_ref().map(TiledConfig::global));
+        let layers = parts.flat_map(|tower| {
+            let layers = tower.row.layers;
+            (0..tower.n_layers).map(move |layer| format!("{prefix}{layers}.{layer}."))
+        });
+        let named = |layer: String| {
+            let linears = linears.iter();
+            linears.map(move |(name, shape)| (format!("{layer}{name}"), *shape))
+        };
+        layers.flat_map(named).collect()
+    }
+
     /// Reads the tower and the projector.
     ///
     /// # Errors

@@ -249,6 +249,8 @@ pub enum Positions {
 pub enum Sight {
     /// None.
     Causal,
-    /// Those of its own image.
+    /// Those of its own image, and of images that follow without a word between; in layers with a window none before that.
     OwnImage,
+    /// The same, and all of them in layers with a window too.
+    WholeImage,
 }

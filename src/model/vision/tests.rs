@@ -137,7 +137,10 @@ fn logits(case: &Case) -> Result<Tensor, Error> {
         n_tokens,
         grid: pictures[0].grid,
     };
-    let seen = [vec![sighting(5)], vec![sighting(2), sighting(3 + n_tokens)]];
+    // With a word between, but where images come one after the other.
+    let between = usize::from(case.config["model_type"] != "paligemma");
+    let second = sighting(2 + n_tokens + between);
+    let seen = [vec![sighting(5)], vec![sighting(2), second]];
     let places: Vec<(i64, Sighting, &Features)> = (seen.iter().enumerate())
         .flat_map(|(row, sightings)| {
             sightings

@@ -71,6 +71,11 @@ impl TiledConfig {
         })
     }
 
+    /// The layers after the first ones; their linears have the same names and shapes.
+    pub fn global(&self) -> &TowerConfig {
+        &self.global
+    }
+
     /// How many layers' outputs a feature has.
     pub fn n_outputs(&self) -> usize {
         1 + self.kept.len()

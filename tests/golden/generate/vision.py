@@ -56,6 +56,8 @@ CASES = {
     "mistral3": (TEXT["mistral3"], {"pixels": [1, 3, 28, 42], "size": [28, 42]}),
     "mllama": (TEXT["mllama"], tiles(3) | {"grid": [3, 1]}),
     "mllama_side_by_side": (TEXT["mllama"], tiles(4) | {"grid": [2, 2]}),
+    "paligemma": (TEXT["paligemma"], tiles(1)),
+    "paligemma_gemma2": (TEXT["paligemma_gemma2"], tiles(1)),
     "pixtral": (TEXT["pixtral"], {"pixels": [1, 3, 35, 21], "size": [35, 21]}),
     "qwen2_vl": (TEXT["qwen2_vl"], patches(6, 4)),
     "qwen2_5_vl": (TEXT["qwen2_5_vl"], patches(6, 10)),
@@ -133,6 +135,9 @@ def prompt_logits(model, config, ids, arguments):
         seen = [get_cross_attention_token_mask(row, TOKENS["image_token_id"]) for row in ids.tolist()]
         mask = convert_sparse_cross_attention_mask_to_dense(seen, n_tiles, most, ids.shape[1])
         arguments = arguments | {"cross_attention_mask": torch.from_numpy(mask)}
+    if config["model_type"] == "paligemma":
+        # The words are read as an answer's: none sees later ones.
+        arguments = arguments | {"token_type_ids": 1 - is_image}
     if "image_grid_thw" in arguments:
         arguments = arguments | {"mm_token_type_ids": is_image}
     return model(ids, use_cache=False, **arguments).logits[0, 2::3]
@@ -146,10 +151,11 @@ def main():
         model, shapes = load(config)
         found = features(model, pictures(name, config, image, [0]))
         n_tokens = 1 if config["model_type"] == "mllama" else found.shape[1]
-        between = 0 if name == "mllama_side_by_side" else 1
+        # PaliGemma's images come one after the other.
+        before = [2, 0] if config["model_type"] == "paligemma" or name == "mllama_side_by_side" else [2, 1]
         rows = [
             prompt_logits(model, config, prompt(name, n_tokens, [5]), pictures(name, config, image, [0])),
-            prompt_logits(model, config, prompt(name, n_tokens, [2, between]), pictures(name, config, image, [1, 2])),
+            prompt_logits(model, config, prompt(name, n_tokens, before), pictures(name, config, image, [1, 2])),
         ]
         made[name], made[f"{name} logits"] = found.numpy(), torch.stack(rows).numpy()
         about[name] = json.dumps({"config": config, "image": image, "tensors": shapes})
