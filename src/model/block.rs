@@ -1,6 +1,9 @@
 //! One decoder layer: everything but its linears as a [`Block`], and the whole of it in float as a [`Layer`].
 
 mod attend;
+mod parts;
+
+use parts::Parts;
 
 use super::activation::{activate, gated, xielu};
 use super::attention::Scores;
@@ -442,49 +445,6 @@ impl Block {
             .iter()
             .find(|norm| norm.0 == site)
             .map(|norm| &norm.1)
-    }
-}
-
-/// The outputs of a stage's linears, cut into what they are.
-struct Parts(Vec<(Role, Tensor)>);
-
-impl Parts {
-    fn cut(stage: &Stage, outputs: Vec<Tensor>) -> Result<Self, Error> {
-        assert_eq!(
-            outputs.len(),
-            stage.linears.len() + stage.dense.len(),
-            "stage {}: one output for each linear",
-            stage.name
-        );
-        let mut parts = Vec::new();
-        for (linear, output) in stage.linears.iter().chain(&stage.dense).zip(outputs) {
-            if let [(role, _)] = linear.parts[..] {
-                parts.push((role, output));
-                continue;
-            }
-            for &(role, rows) in &linear.parts {
-                // The last dimension as groups of rows.
-                let groups = output.f_unflatten(-1, [rows.groups as i64, rows.stride as i64])?;
-                let part = groups.f_narrow(-1, rows.start as i64, rows.run as i64)?;
-                parts.push((role, part.f_flatten(-2, -1)?));
-            }
-        }
-        Ok(Self(parts))
-    }
-
-    fn find(&mut self, role: Role) -> Option<Tensor> {
-        let position = self.0.iter().position(|part| part.0 == role)?;
-        Some(self.0.swap_remove(position).1)
-    }
-
-    fn take(&mut self, role: Role) -> Tensor {
-        let found = self.find(role);
-        found.unwrap_or_else(|| panic!("no linear of the stage computes {role:?}"))
-    }
-
-    fn only(&mut self) -> (Role, Tensor) {
-        assert_eq!(self.0.len(), 1, "one output");
-        self.0.remove(0)
     }
 }
 

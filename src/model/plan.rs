@@ -1,5 +1,6 @@
 //! What each layer computes and which tensors it has: the family's row and the model's numbers, resolved.
 
+mod cross;
 mod experts;
 mod mixer;
 mod resolver;

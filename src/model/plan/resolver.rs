@@ -3,8 +3,8 @@
 use super::{Fold, Kept, LinearPlan, Mix, NormPlan, Rows, Slot, Stage, StageInput, XIELU};
 use crate::model::Config;
 use crate::model::arch::{
-    Architecture, Attention, CrossAttention, Experts, Latent, LayerInput, LinearSpec, Mlp,
-    NormKind, NormSite, QkNorm, Role, Split,
+    Architecture, Attention, Experts, Latent, LayerInput, LinearSpec, Mlp, NormKind, NormSite,
+    QkNorm, Role, Split,
 };
 use crate::model::config::{Activation, ExpertsConfig, KeysValues, LayerConfig, LayerInputConfig};
 use crate::model::stored::Stored;
@@ -77,14 +77,7 @@ impl Resolver<'_> {
                 kept.push((Kept::Xielu(name), stored, shape.to_vec()));
             }
         }
-        if let Some(row) = self.looks() {
-            let gates = [Kept::AttentionGate, Kept::MlpGate].into_iter();
-            kept.extend(
-                gates
-                    .zip(row.gates)
-                    .map(|(gate, name)| (gate, named(name), vec![1])),
-            );
-        }
+        kept.extend(self.gates());
         kept.extend(self.mixer_tensors());
         kept
     }
@@ -284,14 +277,6 @@ impl Resolver<'_> {
         }
     }
 
-    /// What attends to images, where it does.
-    pub(super) fn looks(&self) -> Option<&CrossAttention> {
-        self.arch
-            .cross_attention
-            .as_ref()
-            .filter(|_| self.layer.looks)
-    }
-
     /// The stages before attention's output, and that one.
     pub(super) fn attention(&self, attention: &Attention) -> (Vec<Stage>, Stage) {
         let mut linears = self.linears(attention.inputs, self.config.biases.attention);
@@ -389,42 +374,6 @@ impl Resolver<'_> {
             vec![Mix::LatentAttention],
         ));
         (stages, output)
-    }
-
-    /// [`Self::attention`] to images.
-    pub(super) fn cross_attention(&self, row: &CrossAttention) -> (Vec<Stage>, Stage) {
-        let width = self.rows(Role::Q);
-        let (input, fold) = self.input(NormSite::Attention);
-        let keys_values = self.linears(row.keys_values, false);
-        let attention = Attention {
-            output: row.output,
-            ..self.arch.attention
-        };
-        let output = self.attention_output(&attention, &keys_values);
-        let stage = |name, (input, fold), linears, mix| Stage {
-            name,
-            input,
-            in_features: self.config.hidden_size,
-            linears,
-            dense: Vec::new(),
-            experts: Vec::new(),
-            mixes: vec![mix],
-            fold,
-            remakable: false,
-        };
-        let queries = stage(
-            "queries",
-            (input, fold),
-            self.linears(&[row.query], false),
-            Mix::Keep(Role::Q, Slot::Query),
-        );
-        let keys_values = stage(
-            "images' keys and values",
-            (StageInput::Images, Fold::None),
-            keys_values,
-            Mix::CrossAttention { width },
-        );
-        (vec![queries, keys_values], output)
     }
 
     /// `linears` compute V among others, unless that stays in float.
