@@ -35,6 +35,8 @@ MARKS = [
 ]
 VOCABULARY = {word: i for i, word in enumerate([*WORDS, *MARKS])}
 VOCAB_SIZE = 192
+# A word of every prompt.
+FIRST = "in"
 assert len(VOCABULARY) <= VOCAB_SIZE
 
 TEXT = {
@@ -66,6 +68,9 @@ CHANGES = {
     "llava_next": ({}, CLIP, {"image_grid_pinpoints": [[56, 112], [112, 56]]}),
     "llava_onevision": ({}, SIGLIP, {"image_grid_pinpoints": [[56, 112], [112, 56]]}),
     "mistral3": ({}, PIXTRAL, {}),
+    "mllama": ({"num_hidden_layers": 4}, cases.MLLAMA | {
+        "hidden_size": 64, "intermediate_size": 96, "attention_heads": 2, "image_size": 56, "patch_size": 14, "vision_output_dim": 192,
+    }, {}),
     "paligemma": ({}, SIGLIP | {"projection_dim": 128}, {"projection_dim": 128}),
     "paligemma_gemma2": ({"sliding_window": 64, "query_pre_attn_scalar": 32}, SIGLIP | {"projection_dim": 128}, {"projection_dim": 128}),
     "pixtral": ({}, PIXTRAL, {}),
@@ -97,6 +102,7 @@ PROCESSORS = {
     "mistral3": (
         "PixtralProcessor", "PixtralImageProcessor", {"size": {"longest_edge": 56}, "patch_size": 14},
         {"patch_size": 14, "spatial_merge_size": 2}, "[IMG]"),
+    "mllama": ("MllamaProcessor", "MllamaImageProcessor", SMALL | {"max_image_tiles": 4}, {}, "<|image|>"),
     "paligemma": ("PaliGemmaProcessor", "SiglipImageProcessor", SMALL | {"image_seq_length": 16}, {}, "<image>"),
     "pixtral": (
         "PixtralProcessor", "PixtralImageProcessor", {"size": {"longest_edge": 56}, "patch_size": 14}, {"patch_size": 14}, "[IMG]"),
@@ -120,18 +126,19 @@ def configuration(name):
     return config | {key: VOCABULARY[mark] for key, mark in marks.items() if key in config}
 
 
-def tokenizer(image_token):
+def tokenizer(image_token, **first):
     inner = Tokenizer(models.WordLevel(VOCABULARY, "<unk>"))
     inner.pre_tokenizer = pre_tokenizers.Split(Regex("[a-z][ens]?"), "removed", invert=True)
     named = images.TOKENS | {"image_token": image_token}
-    fast = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", extra_special_tokens=named)
+    fast = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", extra_special_tokens=named, **first)
     fast.add_special_tokens({"additional_special_tokens": MARKS})
     return fast
 
 
 def save_processor(name, directory):
     class_name, image_class, settings, more, token = PROCESSORS[name]
-    fast = tokenizer(token)
+    # Mllama's processor wants a first token, and writes it where a prompt has none.
+    fast = tokenizer(token, **({"bos_token": FIRST} if name == "mllama" else {}))
     fast.save_pretrained(directory)
     image_processor = getattr(transformers, image_class)(**settings)
     saved = json.loads(image_processor.to_json_string()) | {"image_processor_type": image_class, "processor_class": class_name}

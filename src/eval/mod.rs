@@ -8,7 +8,7 @@ use tch::{Kind, Tensor};
 
 use crate::calibration::Windows;
 use crate::images::Processor;
-use crate::model::{Compute, Head, Layer, State};
+use crate::model::{Compute, Head, Layer, Slot, State};
 use crate::sight::{self, Shown};
 use crate::weights::ModelDir;
 
@@ -160,7 +160,12 @@ fn final_hidden(
             let mut state = waiting.to_device(compute.device)?;
             (dir.model).enter_layer(dir, compute, index, ids, 0, &mut state)?;
             let windows = number * batch..number * batch + ids.len() / seq_len;
-            let own = shown.places(&dir.model, compute, windows, seq_len)?;
+            let looks = layer.block.looks();
+            if looks {
+                let sees = shown.sees(compute, windows.clone(), seq_len)?;
+                state.set_slot(Slot::Sees, sees);
+            }
+            let own = shown.places(&dir.model, compute, windows, seq_len, looks)?;
             *waiting = layer
                 .forward(state, own.as_ref().unwrap_or(&places), None)?
                 .to_device(tch::Device::Cpu)?;

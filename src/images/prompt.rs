@@ -27,7 +27,7 @@ enum Form {
         more: i64,
         most: Option<u32>,
     },
-    /// One token, whose embedding stays: features are looked at from elsewhere.
+    /// One token, whose embedding stays: layers of their own attend to the features.
     Mark,
     /// So many tokens for each tile, between two others; without a count, one for each square of patches.
     Around {
@@ -182,10 +182,7 @@ impl Prompt {
                 );
                 only((h * w + more + parts[0] * (parts[1] + 1)).max(0) as usize)
             }
-            Form::Mark => Written {
-                text: tokens(1),
-                n_tokens: 0,
-            },
+            Form::Mark => only(1),
             Form::Around {
                 count,
                 square,

@@ -1,6 +1,9 @@
 //! One decoder layer: everything but its linears as a [`Block`], and the whole of it in float as a [`Layer`].
 
 mod attend;
+mod parts;
+
+use parts::Parts;
 
 use super::activation::{activate, gated, xielu};
 use super::attention::Scores;
@@ -44,6 +47,8 @@ pub struct Block {
     router: Option<Router>,
     /// What the residual stream is multiplied by after the layer, `[1]` in the kind of the forward pass.
     layer_scale: Option<Tensor>,
+    /// What attention to images and the MLP behind it add is multiplied by, likewise; where it attends to images.
+    gates: Option<[Tensor; 2]>,
 }
 
 impl Block {
@@ -134,6 +139,16 @@ impl Block {
                 None => None,
                 Some(scale) => Some(scale.f_to_kind(compute.kind)?),
             },
+            gates: match [Kept::AttentionGate, Kept::MlpGate].map(kept) {
+                [Ok(Some(attention)), Ok(Some(mlp))] => {
+                    let gate = |gate: Tensor| gate.f_tanh()?.f_to_kind(compute.kind);
+                    Some([gate(attention)?, gate(mlp)?])
+                }
+                [attention, mlp] => {
+                    let _ = (attention?, mlp?);
+                    None
+                }
+            },
         })
     }
 
@@ -152,6 +167,16 @@ impl Block {
         &mut norm
             .unwrap_or_else(|| panic!("the layer has no norm at {site:?}"))
             .1
+    }
+
+    /// Whether the layer attends to images.
+    pub fn looks(&self) -> bool {
+        self.gates.is_some()
+    }
+
+    /// Whether the layer changes nothing in a state before it or between its stages: it attends to images, and there are none.
+    pub fn is_idle(&self, state: &State) -> bool {
+        self.looks() && state.find(Slot::Sees).is_none()
     }
 
     /// # Panics
@@ -192,7 +217,8 @@ impl Block {
         if !stage.experts.is_empty() {
             return self.run_experts(stage, linears, state);
         }
-        let outputs = self.outputs(stage, linears, &self.stage_input(stage, &state)?)?;
+        let input = self.stage_input(stage, &state, places)?;
+        let outputs = self.outputs(stage, linears, &input)?;
         self.mix(stage, outputs, state, places, cache)
     }
 
@@ -220,9 +246,15 @@ impl Block {
         Ok(outputs)
     }
 
-    /// What the linears of `stage` read: `[B, T, in]`.
-    pub fn stage_input(&self, stage: &Stage, state: &State) -> Result<Tensor, Error> {
+    /// What the linears of `stage` read: `[B, T, in]`, or of images `[1, rows, in]`.
+    pub fn stage_input(
+        &self,
+        stage: &Stage,
+        state: &State,
+        places: &Places,
+    ) -> Result<Tensor, Error> {
         match stage.input {
+            StageInput::Images => Ok(places.gallery().rows().shallow_clone()),
             StageInput::Slot(slot) => Ok(state.slot(slot).shallow_clone()),
             StageInput::NormOf(site, slot) => self.norm(site).forward(state.slot(slot)),
             input => self.normed(input, &state.hidden),
@@ -233,9 +265,10 @@ impl Block {
     pub(super) fn normed(&self, input: StageInput, hidden: &Tensor) -> Result<Tensor, Error> {
         match input {
             StageInput::Norm(site) => self.norm(site).forward(hidden),
-            StageInput::Hidden | StageInput::NormOf(..) | StageInput::Slot(_) => {
-                Ok(hidden.shallow_clone())
-            }
+            StageInput::Hidden
+            | StageInput::NormOf(..)
+            | StageInput::Slot(_)
+            | StageInput::Images => Ok(hidden.shallow_clone()),
         }
     }
 
@@ -273,6 +306,13 @@ impl Block {
                     let parts = [parts.take(Role::K), parts.take(Role::V)];
                     let cache = cache.as_deref_mut();
                     let attended = self.attend_latent([query, turning], parts, places, cache)?;
+                    state.set_slot(Slot::Attended, Some(attended));
+                }
+                Mix::CrossAttention { .. } => {
+                    let query = state.take_slot(Slot::Query);
+                    let query = query.expect("the stage before it keeps it");
+                    let parts = [parts.take(Role::K), parts.take(Role::V)];
+                    let attended = self.attend_to_images(&query, parts, places)?;
                     state.set_slot(Slot::Attended, Some(attended));
                 }
                 Mix::Mixer => {
@@ -343,6 +383,18 @@ impl Block {
                     }
                     self.add_to_residual(output, *norm, &mut state)?;
                 }
+                Mix::GatedResidual => {
+                    let (_, output) = parts.only();
+                    let output = output.f_mul(&self.gates()[0])?;
+                    self.add_to_residual(output, None, &mut state)?;
+                }
+                Mix::GatedResidualWhereSeen => {
+                    let (_, output) = parts.only();
+                    let sees = state.take_slot(Slot::Sees);
+                    let sees = sees.expect("filled before the layer");
+                    let output = output.f_mul(&self.gates()[1])?.f_mul_(&sees)?;
+                    self.add_to_residual(output, None, &mut state)?;
+                }
                 Mix::Experts(_) => unreachable!("experts run one by one"),
             }
         }
@@ -364,6 +416,10 @@ impl Block {
         }
         state.hidden = output.f_add_(&state.hidden)?;
         Ok(())
+    }
+
+    fn gates(&self) -> &[Tensor; 2] {
+        self.gates.as_ref().expect("a layer that attends to images")
     }
 
     /// Multiplies the residual stream by what the layer stores for it.
@@ -389,49 +445,6 @@ impl Block {
             .iter()
             .find(|norm| norm.0 == site)
             .map(|norm| &norm.1)
-    }
-}
-
-/// The outputs of a stage's linears, cut into what they are.
-struct Parts(Vec<(Role, Tensor)>);
-
-impl Parts {
-    fn cut(stage: &Stage, outputs: Vec<Tensor>) -> Result<Self, Error> {
-        assert_eq!(
-            outputs.len(),
-            stage.linears.len() + stage.dense.len(),
-            "stage {}: one output for each linear",
-            stage.name
-        );
-        let mut parts = Vec::new();
-        for (linear, output) in stage.linears.iter().chain(&stage.dense).zip(outputs) {
-            if let [(role, _)] = linear.parts[..] {
-                parts.push((role, output));
-                continue;
-            }
-            for &(role, rows) in &linear.parts {
-                // The last dimension as groups of rows.
-                let groups = output.f_unflatten(-1, [rows.groups as i64, rows.stride as i64])?;
-                let part = groups.f_narrow(-1, rows.start as i64, rows.run as i64)?;
-                parts.push((role, part.f_flatten(-2, -1)?));
-            }
-        }
-        Ok(Self(parts))
-    }
-
-    fn find(&mut self, role: Role) -> Option<Tensor> {
-        let position = self.0.iter().position(|part| part.0 == role)?;
-        Some(self.0.swap_remove(position).1)
-    }
-
-    fn take(&mut self, role: Role) -> Tensor {
-        let found = self.find(role);
-        found.unwrap_or_else(|| panic!("no linear of the stage computes {role:?}"))
-    }
-
-    fn only(&mut self) -> (Role, Tensor) {
-        assert_eq!(self.0.len(), 1, "one output");
-        self.0.remove(0)
     }
 }
 
@@ -470,6 +483,9 @@ impl Layer {
         places: &Places,
         mut cache: Option<&mut KvCache>,
     ) -> Result<State, Error> {
+        if self.block.is_idle(&state) {
+            return Ok(state);
+        }
         for (stage, linears) in &self.stages {
             state = self
                 .block

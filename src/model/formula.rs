@@ -99,7 +99,7 @@ impl Weights for FormulaWeights {
 
 /// Norms and factors lie around 1, biases within a half, what corrects a choice of experts within a tenth, embeddings within
 /// 1, other matrices within `2 / sqrt(columns)`.
-pub(super) fn values(name: &str, shape: &[usize]) -> Vec<f32> {
+pub(crate) fn values(name: &str, shape: &[usize]) -> Vec<f32> {
     let columns = shape.last().copied().unwrap_or(1) as f32;
     let mut parts = name.rsplit('.');
     let (last, module) = (parts.next().unwrap_or(""), parts.next().unwrap_or(""));

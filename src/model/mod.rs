@@ -13,6 +13,7 @@ mod config;
 mod experts;
 #[doc(hidden)]
 pub mod formula;
+mod gallery;
 mod head;
 mod keys;
 mod layout;
@@ -39,6 +40,7 @@ pub use config::{
     Activation, Biases, Config, ExpertsConfig, KeysValues, LatentConfig, LayerConfig,
     LayerInputConfig, RopeConfig, RopeScaling, TemperatureConfig,
 };
+pub use gallery::{Gallery, Hung};
 pub use head::Head;
 pub use linear::Linear;
 pub use norm::Norm;
@@ -238,6 +240,11 @@ impl Model {
         layout::renamed(&self.renamed, name).unwrap_or_else(|| name.to_owned())
     }
 
+    /// Rows of the embedding: tokens that there are.
+    fn n_embeddings(&self) -> usize {
+        self.config.vocab_size + self.arch.more_embeddings
+    }
+
     /// What the names begin with where the model is a part of another, such as `model.language_model.`.
     pub fn inside(&self) -> Option<String> {
         self.composite.map(|_| self.stored_name("model."))
@@ -247,7 +254,8 @@ impl Model {
     pub fn outer_tensors(&self) -> Vec<(String, Vec<usize>)> {
         let (arch, config) = (self.arch, &self.config);
         let table = vec![config.vocab_size, config.hidden_size];
-        let mut tensors = vec![(self.stored_name(arch.embedding), table.clone())];
+        let embedding = vec![self.n_embeddings(), config.hidden_size];
+        let mut tensors = vec![(self.stored_name(arch.embedding), embedding)];
         if let Some(positions) = arch.positions {
             let shape = vec![
                 config.max_position_embeddings + positions.offset,
@@ -297,7 +305,7 @@ impl Model {
         start: usize,
     ) -> Result<Tensor, Error> {
         let (arch, config) = (self.arch, &self.config);
-        let vocab_size = config.vocab_size;
+        let vocab_size = self.n_embeddings();
         if let Some(&id) = ids.iter().find(|&&id| id as usize >= vocab_size) {
             return Err(Error::TokenId { id, vocab_size });
         }
@@ -330,6 +338,15 @@ impl Model {
             embedded = norm.forward(&embedded)?;
         }
         Ok(embedded)
+    }
+
+    /// Leaves those linears in float that read what images make, because there is none to calibrate them with.
+    pub fn leave_unseen_in_float(&mut self) {
+        let looking = (self.layers.iter_mut()).filter(|layer| layer.config.looks);
+        let stages = looking.flat_map(|layer| &mut layer.stages);
+        for linear in stages.flat_map(|stage| &mut stage.linears) {
+            linear.in_float = true;
+        }
     }
 
     /// Gives `state` what `layer` takes of its tokens `ids` themselves, where it takes anything. Each row's first token stands

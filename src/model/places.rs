@@ -3,7 +3,7 @@
 use super::config::Config;
 use super::rope::{Axes, Rope};
 use super::vision::{Positions, Sight, Vision};
-use super::{Compute, Error};
+use super::{Compute, Error, Gallery};
 use tch::{Device, Tensor};
 
 /// An image in a window.
@@ -32,6 +32,8 @@ pub struct Places {
     ropes: Vec<Rope>,
     /// Only where images' tokens see later ones.
     images: Option<Images>,
+    /// The images that they look at, where some do.
+    gallery: Option<Gallery>,
 }
 
 impl Places {
@@ -44,6 +46,7 @@ impl Places {
         Ok(Self {
             ropes: ropes(config, compute, seq_len, None)?,
             images: None,
+            gallery: None,
         })
     }
 
@@ -79,7 +82,22 @@ impl Places {
         Ok(Self {
             ropes: ropes(config, compute, seq_len, axes.as_ref())?,
             images,
+            gallery: None,
         })
+    }
+
+    /// The same, in front of these images.
+    #[must_use]
+    pub fn before(self, gallery: Option<Gallery>) -> Self {
+        Self { gallery, ..self }
+    }
+
+    /// The images that the windows look at.
+    ///
+    /// # Panics
+    /// Where there are none: the layer should have been left out.
+    pub fn gallery(&self) -> &Gallery {
+        self.gallery.as_ref().expect("images to look at")
     }
 
     /// One of the rotary embeddings, by its place in [`Config::ropes`].

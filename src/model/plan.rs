@@ -1,5 +1,6 @@
 //! What each layer computes and which tensors it has: the family's row and the model's numbers, resolved.
 
+mod cross;
 mod experts;
 mod mixer;
 mod resolver;
@@ -74,6 +75,7 @@ impl Stage {
                 Some((Slot::Attended, self.width(Role::Q)))
             }
             Mix::LatentAttention => Some((Slot::Attended, self.width(Role::V))),
+            Mix::CrossAttention { width } => Some((Slot::Attended, width)),
             Mix::Mixer => Some((Slot::Mixed, self.width(Role::X))),
             Mix::Keep(role, slot) => Some((slot, self.width(role))),
             Mix::GatedMlp | Mix::PlainMlp => Some((Slot::Activated, self.width(Role::Up))),
@@ -82,7 +84,11 @@ impl Stage {
             Mix::SharedExpert => Some((Slot::Added, self.out_features())),
             Mix::BesideExperts(_) => Some((Slot::BesideExperts, self.out_features())),
             Mix::LayerInput => Some((Slot::Activated, self.width(Role::Gate))),
-            Mix::Experts(_) | Mix::Residual(_) | Mix::LayerScale => None,
+            Mix::Experts(_)
+            | Mix::Residual(_)
+            | Mix::GatedResidual
+            | Mix::GatedResidualWhereSeen
+            | Mix::LayerScale => None,
         }))
         .collect();
         for mix in &self.mixes {
@@ -100,6 +106,8 @@ impl Stage {
         for mix in &self.mixes {
             match mix {
                 Mix::LatentAttention => emptied.extend([Slot::Query, Slot::TurningKey]),
+                Mix::CrossAttention { .. } => emptied.push(Slot::Query),
+                Mix::GatedResidualWhereSeen => emptied.push(Slot::Sees),
                 Mix::BorrowingAttention { lent, last: true } => emptied.extend(*lent),
                 Mix::SharedExpert => emptied.push(Slot::SharedGate),
                 Mix::Experts(_) => {
@@ -126,6 +134,10 @@ pub enum Kept {
     ExpertScale,
     /// What the residual stream is multiplied by after the layer, `[1]`.
     LayerScale,
+    /// What attention to images adds is multiplied by the tanh of this, `[1]`.
+    AttentionGate,
+    /// What the MLP behind it adds, likewise.
+    MlpGate,
     /// The mixer's convolution, `[channels, 1, kernel]`.
     Convolution,
     /// `[channels]`
@@ -157,6 +169,8 @@ pub enum StageInput {
     Slot(Slot),
     /// A norm of what a mixing step left there.
     NormOf(NormSite, Slot),
+    /// What the tower and the projector make of images.
+    Images,
 }
 
 impl StageInput {
@@ -164,7 +178,7 @@ impl StageInput {
     pub fn slot(self) -> Option<Slot> {
         match self {
             Self::Slot(slot) | Self::NormOf(_, slot) => Some(slot),
-            Self::Hidden | Self::Norm(_) => None,
+            Self::Hidden | Self::Norm(_) | Self::Images => None,
         }
     }
 }
@@ -203,10 +217,13 @@ pub enum Slot {
     /// The same for layers with a window.
     WindowedKeys,
     WindowedValues,
+    /// 1 for tokens that see an image, else 0, `[B, T, 1]`; where none does, the layers that attend to images change nothing.
+    /// It is filled before these.
+    Sees,
 }
 
 impl Slot {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Attended,
         Self::Activated,
         Self::Routes,
@@ -223,6 +240,7 @@ impl Slot {
         Self::Values,
         Self::WindowedKeys,
         Self::WindowedValues,
+        Self::Sees,
     ];
 }
 
@@ -241,6 +259,8 @@ pub enum Mix {
     },
     /// The same over [`Slot::Query`], K, completed by [`Slot::TurningKey`], and V.
     LatentAttention,
+    /// Attention over [`Slot::Query`], and K and V of the images that a token sees, into [`Slot::Attended`] of so many channels.
+    CrossAttention { width: usize },
     /// The layer's other mixer, into [`Slot::Mixed`].
     Mixer,
     /// One of the outputs as it is, into this slot.
@@ -265,6 +285,10 @@ pub enum Mix {
     LayerScale,
     /// The only output, through a norm where there is one, is added to the residual stream.
     Residual(Option<NormSite>),
+    /// The only output times the tanh of [`Kept::AttentionGate`] is added to the residual stream.
+    GatedResidual,
+    /// The same with [`Kept::MlpGate`], for tokens that see an image; [`Slot::Sees`] is empty then.
+    GatedResidualWhereSeen,
 }
 
 impl Mix {
@@ -275,6 +299,7 @@ impl Mix {
                 | Self::LendingAttention(_)
                 | Self::BorrowingAttention { .. }
                 | Self::LatentAttention
+                | Self::CrossAttention { .. }
         )
     }
 }

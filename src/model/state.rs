@@ -30,6 +30,11 @@ impl State {
         found.unwrap_or_else(|| panic!("no step left {slot:?}"))
     }
 
+    /// What a mixing step left there, if one did.
+    pub fn find(&self, slot: Slot) -> Option<&Tensor> {
+        self.slots[slot as usize].as_ref()
+    }
+
     /// What a mixing step left there, if one did; the slot is empty then.
     pub fn take_slot(&mut self, slot: Slot) -> Option<Tensor> {
         self.slots[slot as usize].take()

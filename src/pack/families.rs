@@ -182,6 +182,8 @@ pub const FAMILIES: &[Family] = &[
     family("mistral3", "Mistral Small 3.1, 3.2, Ministral 3", &[]),
     family("mistral4", "Mistral 4 (text models)", &[]),
     family("mixtral", "Mixtral", &[Vllm]),
+    // vLLM had it up to 0.10.2. GPTQModel's definitions/mllama.py knows no linears of cross-attention.
+    family("mllama", "Llama 3.2 Vision (Mllama)", &[]),
     family("mpt", "MPT", &[GptqModel]),
     family(
         "nemotron",

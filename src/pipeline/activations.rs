@@ -8,9 +8,12 @@ use anyhow::Result;
 use tch::{Device, Tensor};
 
 use super::batch::Batch;
+use super::fold::{FoldProof, PROBE_TOKENS};
 use super::memory::MemoryPlan;
 use crate::model::vision::Features;
-use crate::model::{Block, Compute, Linear, Model, Places, Slot, Stage, State, Weights};
+use crate::model::{
+    Block, Compute, Linear, Model, Places, Slot, Stage, StageInput, State, Weights,
+};
 use crate::quant::{InputStats, InputSums};
 use crate::sight::Shown;
 
@@ -86,17 +89,44 @@ impl<'a> Activations<'a> {
         self.shown.n_tokens()
     }
 
-    /// The state of the first batch.
-    pub fn first_state(&self) -> &State {
-        self.batches[0].state()
+    /// A few tokens of the first window, or where the layer attends to images, of the first one that sees any, from there on.
+    pub fn probe(&self, block: &Block) -> Result<Option<(State, Places)>> {
+        let (window, start) = match self.shown.first_look() {
+            _ if !block.looks() => (0, 0),
+            Some(first) => first,
+            None => return Ok(None),
+        };
+        let (batch, row) = (window / self.batch_size, window % self.batch_size);
+        let state = self.batches[batch].state();
+        let n_tokens = PROBE_TOKENS.min(state.hidden.size()[1] as usize - start);
+        let state = state.try_map(|tensor| {
+            let window = tensor.f_narrow(0, row as i64, 1)?;
+            window.f_narrow(1, start as i64, n_tokens as i64)
+        })?;
+        let mut places = self.model.places(FoldProof::COMPUTE, n_tokens)?;
+        if block.looks() {
+            let tokens = start..start + n_tokens;
+            let gallery = self.shown.gallery_of(FoldProof::COMPUTE, window, tokens)?;
+            places = places.before(gallery);
+        }
+        Ok(Some((state, places)))
     }
 
-    /// Adds what `layer` takes of its tokens themselves, where it takes anything: before its stages.
+    /// Adds what `layer` takes of its tokens themselves, where it takes anything, and which of them see an image, where it
+    /// attends to these: before its stages.
     pub fn enter_layer(&mut self, weights: &dyn Weights, layer: usize) -> Result<()> {
-        for (batch, ids) in self.batches.iter_mut().zip(&self.ids) {
+        let looks = self.model.layers[layer].config.looks;
+        for (index, (batch, ids)) in self.batches.iter_mut().zip(&self.ids).enumerate() {
             let mut entered = State::new(batch.state().hidden.shallow_clone());
             let model = self.model;
             model.enter_layer(weights, self.compute, layer, ids, 0, &mut entered)?;
+            if looks {
+                let size = entered.hidden.size();
+                let first = index * self.batch_size;
+                let windows = first..first + size[0] as usize;
+                let sees = (self.shown).sees(self.compute, windows, size[1] as usize)?;
+                entered.set_slot(Slot::Sees, sees);
+            }
             if entered.filled().next().is_some() {
                 batch.store(0, &entered.to_device(Device::Cpu)?)?;
             }
@@ -104,16 +134,32 @@ impl<'a> Activations<'a> {
         Ok(())
     }
 
-    /// The statistics of what the linears of `stage` read, over all batches.
+    /// The statistics of what the linears of `stage` read, over all batches: where the layer attends to images, of tokens that
+    /// see one, or of the images.
     ///
     /// # Errors
     /// [`crate::quant::Error::NotFinite`] where the forward pass overflowed; libtorch's errors.
     pub fn observe(&self, block: &Block, stage: &Stage) -> Result<InputStats> {
         let mut sums = InputSums::new(stage.in_features, self.compute.device)?;
-        for batch in &self.batches {
+        for (index, batch) in self.batches.iter().enumerate() {
+            if block.is_idle(batch.state()) {
+                continue;
+            }
+            if stage.input == StageInput::Images {
+                if let Some(places) = self.places_of(index, block)? {
+                    sums.observe(&places.gallery().own_rows()?)?;
+                }
+                continue;
+            }
             for (_, slice) in self.slices(batch.state())? {
                 let slice = self.arrive(block, &slice)?;
-                sums.observe(&block.stage_input(stage, &slice)?)?;
+                let mut input = block.stage_input(stage, &slice, &self.places)?;
+                if block.looks() {
+                    let sees = slice.slot(Slot::Sees).f_flatten(0, -1)?;
+                    let seeing = sees.f_nonzero()?.f_flatten(0, -1)?;
+                    input = input.f_flatten(0, 1)?.f_index_select(0, &seeing)?;
+                }
+                sums.observe(&input)?;
             }
         }
         self.finished(sums)
@@ -127,6 +173,9 @@ impl<'a> Activations<'a> {
         }
         for index in 0..self.batches.len() {
             let state = self.batches[index].state();
+            if block.is_idle(state) {
+                continue;
+            }
             if stage.is_tokenwise() {
                 for (start, slice) in self.slices(state)? {
                     let slice = self.arrive(block, &slice)?;
@@ -136,7 +185,7 @@ impl<'a> Activations<'a> {
                 self.release(index, stage);
             } else {
                 let whole = self.arrive(block, state)?;
-                let places = self.places_of(index)?;
+                let places = self.places_of(index, block)?;
                 let places = places.as_ref().unwrap_or(&self.places);
                 let made = block.run(stage, &linears, whole, places, None)?;
                 self.release(index, stage);
@@ -171,8 +220,13 @@ impl<'a> Activations<'a> {
         }
         let factors = Tensor::f_from_slice(channels)?.f_reciprocal()?;
         for batch in &self.batches {
-            let mut activations = batch.state().slot(slot).shallow_clone();
-            let _ = activations.f_mul_(&factors.f_to_kind(activations.kind())?)?;
+            // A layer that attends to images has none where there is no image.
+            let Some(activations) = batch.state().find(slot) else {
+                continue;
+            };
+            let _ = activations
+                .shallow_clone()
+                .f_mul_(&factors.f_to_kind(activations.kind())?)?;
         }
         Ok(())
     }
@@ -201,11 +255,12 @@ impl<'a> Activations<'a> {
     }
 
     /// Where the tokens of a batch stand, if there are images among them.
-    fn places_of(&self, batch: usize) -> Result<Option<Places>> {
+    fn places_of(&self, batch: usize, block: &Block) -> Result<Option<Places>> {
         let size = self.batches[batch].state().hidden.size();
         let first = batch * self.batch_size;
         let windows = first..first + size[0] as usize;
-        (self.shown).places(self.model, self.compute, windows, size[1] as usize)
+        let (seq_len, looks) = (size[1] as usize, block.looks());
+        (self.shown).places(self.model, self.compute, windows, seq_len, looks)
     }
 }
 
@@ -222,7 +277,7 @@ mod tests {
     use super::super::memory::slot_width;
     use super::*;
     use crate::model::Layer;
-    use crate::model::formula::{FormulaWeights, token_ids};
+    use crate::model::formula::{FormulaWeights, token_ids, values};
     use tch::Kind;
 
     /// The statistics of each stage and the state after the layer, with windows of 20 tokens, in no more slots than planned.
@@ -232,6 +287,7 @@ mod tests {
             "num_hidden_layers": 1, "num_attention_heads": 4, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
             "max_position_embeddings": 64, "vocab_size": 64, "num_key_value_heads": 4, "q_lora_rank": 24,
             "kv_lora_rank": 20, "qk_nope_head_dim": 10, "qk_rope_head_dim": 4, "v_head_dim": 12,
+            "cross_attention_layers": [0],
         });
         let model = Model::from_config(&config).unwrap();
         let weights = FormulaWeights::new(&model, Kind::Float);
@@ -253,10 +309,30 @@ mod tests {
         let mut activations =
             Activations::embed(&model, &weights, compute, &windows, &plan).unwrap();
         let layer = Layer::load(&model, &weights, compute, 0).unwrap();
+        let looks = layer.block.looks();
+        if looks {
+            // The second window of the first batch sees nothing.
+            for (window, place) in [(0, 4), (2, 7), (2, 8)] {
+                let rows = values(&format!("image {window} {place}"), &[6, 32]);
+                let features = Features {
+                    embeddings: crate::tensor::from_f32(&rows, &[6, 32]).unwrap(),
+                    deep: Vec::new(),
+                    grid: [1, 1],
+                    n_looked_at: Some(4),
+                };
+                activations.show(window, &[place], &features).unwrap();
+            }
+        }
+        activations.enter_layer(&weights, 0).unwrap();
         let mut found = Vec::new();
         for (stage, linears) in layer.stages {
             let stats = activations.observe(&layer.block, &stage).unwrap();
-            assert_eq!(stats.n_tokens, 60);
+            let expected = match stage.input {
+                StageInput::Images => 3 * 4,
+                _ if looks => 16 + 13,
+                _ => 60,
+            };
+            assert_eq!(stats.n_tokens, expected);
             found.extend([stats.gram, stats.abs_sum]);
             activations.advance(&layer.block, &stage, linears).unwrap();
         }
@@ -267,7 +343,7 @@ mod tests {
 
     #[test]
     fn slices_and_recomputing_change_nothing() {
-        for model_type in ["llama", "youtu"] {
+        for model_type in ["llama", "mllama", "youtu"] {
             let whole = through_one_layer(model_type, false, None);
             for recompute in [false, true] {
                 for slice in [Some(1), Some(7), Some(20), None] {

@@ -48,6 +48,8 @@ impl Work {
             .as_ref()
             .map_or(0, |config| config.top_k);
         for layer in &model.layers {
+            // How many tokens go through a layer that attends to images, the data decide.
+            let tokens = if layer.config.looks { 0.0 } else { tokens };
             for stage in &layer.stages {
                 work.add_stage(stage, top_k, settings, tokens);
                 if let Some(mixer) = model.config.mixer
@@ -55,7 +57,7 @@ impl Work {
                 {
                     work.forward += mixer.operations() * tokens;
                 }
-                if stage.mixes.iter().any(|mix| mix.is_attention()) {
+                if layer.config.attention && stage.mixes.iter().any(|mix| mix.is_attention()) {
                     let (n_heads, dims) = (model.config.n_heads, &layer.config);
                     let products = n_heads * (dims.head_dim + dims.value_head_dim);
                     let pairs = pairs(settings.seq_len, &layer.config);

@@ -10,8 +10,8 @@ use crate::model::{Block, Compute, Fold, Linear, Model, Places, Stage, State, We
 /// Largest relative change of a layer's float32 output that counts as rounding.
 const TOLERANCE: f64 = 1e-4;
 
-/// Tokens of the first calibration window that the proof runs on.
-const PROBE_TOKENS: i64 = 32;
+/// Tokens of a calibration window that the proof runs on, at most.
+pub const PROBE_TOKENS: usize = 32;
 
 /// A norm's `weight` after its gain `weight + offset` was divided by `scale`, as float16 will store it, and the scale that
 /// this division really applied.
@@ -58,17 +58,24 @@ pub struct Streams {
 }
 
 impl<'a> FoldProof<'a> {
-    /// Starts from the layer's real input.
-    pub fn new(model: &Model, weights: &dyn Weights, layer: usize, input: &State) -> Result<Self> {
-        let compute = Compute {
-            device: tch::Device::Cpu,
-            kind: Kind::Float,
-        };
-        let n_tokens = PROBE_TOKENS.min(input.hidden.size()[1]);
+    /// Where and in what it computes.
+    pub const COMPUTE: Compute = Compute {
+        device: tch::Device::Cpu,
+        kind: Kind::Float,
+    };
+
+    /// Starts from a part of the layer's real input, whose tokens stand at `places`.
+    pub fn new(
+        model: &Model,
+        weights: &dyn Weights,
+        layer: usize,
+        input: &State,
+        places: Places,
+    ) -> Result<Self> {
+        let compute = Self::COMPUTE;
         let probe = input.try_map(|tensor| {
-            (tensor.f_narrow(0, 0, 1)?.f_narrow(1, 0, n_tokens)?)
-                .f_to_device(compute.device)?
-                .f_to_kind(compute.kind)
+            let tensor = tensor.f_to_device(compute.device)?;
+            tensor.f_to_kind(compute.kind)
         })?;
         Ok(Self {
             compute,
@@ -78,7 +85,7 @@ impl<'a> FoldProof<'a> {
             ),
             folded: (Block::load(model, weights, compute, layer)?, probe),
             earlier: Vec::new(),
-            places: model.places(compute, n_tokens as usize)?,
+            places,
         })
     }
 
@@ -90,7 +97,14 @@ impl<'a> FoldProof<'a> {
         biases: &[Option<Tensor>],
     ) -> Result<()> {
         let (block, state) = &mut self.original;
-        let outputs = run(stage, block, state, linears, biases, self.compute)?;
+        let outputs = run(
+            stage,
+            block,
+            (state, &self.places),
+            linears,
+            biases,
+            self.compute,
+        )?;
         *state = block.mix(stage, outputs, state.shallow_clone(), &self.places, None)?;
         Ok(())
     }
@@ -132,7 +146,14 @@ impl<'a> FoldProof<'a> {
             }
             Fold::Rows { .. } | Fold::None => {}
         }
-        let outputs = run(stage, block, state, scaled, biases, self.compute)?;
+        let outputs = run(
+            stage,
+            block,
+            (state, &self.places),
+            scaled,
+            biases,
+            self.compute,
+        )?;
         let before = state.shallow_clone();
         let kept = copies(&outputs)?;
         *state = block.mix(stage, outputs, state.shallow_clone(), &self.places, None)?;
@@ -189,7 +210,7 @@ fn copies(tensors: &[Tensor]) -> Result<Vec<Tensor>> {
 fn run(
     stage: &Stage,
     block: &Block,
-    state: &State,
+    (state, places): (&State, &Places),
     linears: &[FloatLinear],
     biases: &[Option<Tensor>],
     compute: Compute,
@@ -202,7 +223,8 @@ fn run(
         })
     });
     let linears = linears.collect::<Result<Vec<_>>>()?;
-    Ok(block.outputs(stage, &linears, &block.stage_input(stage, state)?)?)
+    let input = block.stage_input(stage, state, places)?;
+    Ok(block.outputs(stage, &linears, &input)?)
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use super::solve::{self, CLIP, FloatLinear, ScaleFound, Solved, SolvedWeight};
 use super::{Run, Times};
 use crate::cli::settings::Solver;
 use crate::fault::InputError;
-use crate::model::{Block, Fold, LayerPlan, Linear, LinearPlan, Stage, Stored};
+use crate::model::{Block, Fold, LayerPlan, Linear, LinearPlan, Stage, StageInput, Stored};
 use crate::quant::{InputStats, awq};
 use crate::report::LinearReport;
 
@@ -69,12 +69,13 @@ impl<'a> LayerRun<'a> {
         let folds = self.run.settings.solver.folds();
         let model = &self.run.source.model;
         activations.enter_layer(self.run.source, self.layer)?;
-        let mut proof = folds
-            .then(|| {
-                let state = activations.first_state();
-                FoldProof::new(model, self.run.source, self.layer, state)
-            })
-            .transpose()?;
+        let mut proof = match activations.probe(&self.block)? {
+            Some((state, places)) if folds => {
+                let source = self.run.source;
+                Some(FoldProof::new(model, source, self.layer, &state, places)?)
+            }
+            _ => None,
+        };
         for (index, stage) in self.plan.stages.iter().enumerate() {
             let start = Instant::now();
             let monitor = self.run.monitor;
@@ -131,7 +132,12 @@ impl<'a> LayerRun<'a> {
                 .statistics
                 .time(|| activations.observe(&self.block, stage))
                 .with_context(|| format!("layer {}, input of {}", self.layer, stage.name))?;
-            let tokens = [stats.n_tokens, activations.n_image_tokens()];
+            let image_tokens = if stage.input == StageInput::Images {
+                stats.n_tokens
+            } else {
+                activations.n_image_tokens()
+            };
+            let tokens = [stats.n_tokens, image_tokens];
             let energies = times.solve.time(|| output_energies(&linears, &stats))?;
             let solved = times
                 .solve

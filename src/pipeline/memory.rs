@@ -51,7 +51,7 @@ pub struct Budget {
 
 impl MemoryPlan {
     /// The fastest plan that takes no more than `budget`. The model sees with a `tower` of so many bytes,
-    /// which is gone before the first stage.
+    /// which is gone before the first stage, so many images.
     ///
     /// # Errors
     /// [`ResourceError`] if the run does not fit even when it is made as small as it can be.
@@ -59,18 +59,26 @@ impl MemoryPlan {
         model: &Model,
         settings: &Settings,
         compute: Compute,
-        tower: usize,
+        [tower, n_images]: [usize; 2],
         budget: Budget,
     ) -> Result<Self, ResourceError> {
         let element = compute.kind.elt_size_in_bytes();
         let windows = settings.num_samples;
         let stages = || model.layers.iter().flat_map(|layer| &layer.stages);
+        // Images that layers attend to wait beside the activations.
+        let n_looked_at = model.vision.as_ref().and_then(Vision::n_looked_at);
+        let n_looked_at = n_looked_at.unwrap_or(0);
+        let images = n_images * n_looked_at * model.config.hidden_size * element;
         // The stage that takes the most, its weights and the tokens that run through it together.
         let widest = |batch_size: usize, slice: Option<usize>| {
             let both = stages().map(|stage| {
                 // Attention needs whole windows.
                 let slice = slice.filter(|_| stage.is_tokenwise());
-                let tokens = batch_size * slice.unwrap_or(settings.seq_len);
+                let tokens = match stage.input {
+                    // As if each window had one.
+                    StageInput::Images => batch_size * n_looked_at,
+                    _ => batch_size * slice.unwrap_or(settings.seq_len),
+                };
                 (
                     stage_bytes(stage, element),
                     tokens * token_bytes(stage, element),
@@ -90,7 +98,7 @@ impl MemoryPlan {
             // As if all tokens were those of images.
             let n_deep = model.vision.as_ref().map_or(0, Vision::n_deep);
             let width = model.config.hidden_size * (1 + n_deep) + slot_width;
-            let activations = windows * settings.seq_len * width * element;
+            let activations = windows * settings.seq_len * width * element + images;
             Self {
                 batch_size,
                 recompute,
@@ -174,6 +182,10 @@ pub(super) fn slot_width(model: &Model, recompute: bool) -> usize {
             places.push((Slot::LayerInput, start..start + input.width));
             widest = widest.max(start + input.width);
         }
+        if layer.config.looks {
+            let start = first_fit(&places, 1);
+            places.push((Slot::Sees, start..start + 1));
+        }
         for stage in &layer.stages {
             let empties = stage.empties();
             let empty =
@@ -226,7 +238,7 @@ fn stage_bytes(stage: &Stage, element: usize) -> usize {
 fn token_bytes(stage: &Stage, element: usize) -> usize {
     let input = match stage.input {
         StageInput::Norm(_) | StageInput::NormOf(..) => stage.in_features * (4 + 4 + element),
-        StageInput::Hidden | StageInput::Slot(_) => 0,
+        StageInput::Hidden | StageInput::Slot(_) | StageInput::Images => 0,
     };
     // Queries and keys are put together of their parts.
     let copies = if stage.mixes.contains(&Mix::LatentAttention) {
@@ -275,7 +287,7 @@ mod tests {
             device,
             kind: Kind::BFloat16,
         };
-        MemoryPlan::new(&model, &settings, compute, 0, budget)
+        MemoryPlan::new(&model, &settings, compute, [0, 0], budget)
     }
 
     #[test]

@@ -109,8 +109,8 @@ fn start_monitor(settings: &Settings, compute: Compute, start: Instant) -> Resul
 pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Result<Report> {
     let compute = compute(&settings.compute)?;
     let monitor = start_monitor(settings, compute, start)?;
-    let source = selection::open(settings)?;
-    let plan = Plan::new(&source, settings, compute)?;
+    let mut source = selection::open(settings)?;
+    let mut plan = Plan::new(&source, settings, compute)?;
     plan.check_disk(&settings.output)?;
     let mut warnings = warn_of(&plan);
     let mut times = Times::default();
@@ -138,6 +138,16 @@ pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Re
     for note in data.notes.into_iter().chain(sight::left_out(&windows)) {
         tracing::warn!("{note}");
         warnings.push(note);
+    }
+    if source.model.layers.iter().any(|layer| layer.config.looks) {
+        let n_images = sight::n_distinct_images(&windows);
+        if n_images == 0 {
+            let warning = selection::leave_unseen_in_float(&mut source, &plan.tower)?;
+            tracing::warn!("{warning}");
+            warnings.push(warning);
+        }
+        plan = Plan::with_images(&source, settings, compute, n_images)?;
+        plan.check_disk(&settings.output)?;
     }
     if windows.ids.len() < settings.num_samples {
         let warning = format!(

@@ -26,6 +26,9 @@ use crate::weights::ModelDir;
 /// Share of the free memory that a run takes where nothing else is asked for.
 pub const MEMORY_SHARE: f64 = 0.75;
 
+/// Images that layers attend to, before the calibration data are read: as many as are built in.
+const EXPECTED_IMAGES: usize = 24;
+
 /// The tensors to write, what loads them, and what the run needs.
 pub struct Plan {
     pub specs: Vec<TensorSpec>,
@@ -43,6 +46,16 @@ pub struct Plan {
 impl Plan {
     /// Checks that the checkpoint has what the model needs, that the format can hold it, and that some runtime loads it.
     pub fn new(source: &ModelDir, settings: &Settings, compute: Compute) -> Result<Self> {
+        Self::with_images(source, settings, compute, EXPECTED_IMAGES)
+    }
+
+    /// The same, where it is known how many images there are for layers to attend to.
+    pub fn with_images(
+        source: &ModelDir,
+        settings: &Settings,
+        compute: Compute,
+        n_images: usize,
+    ) -> Result<Self> {
         let (model, checkpoint) = (&source.model, &source.checkpoint);
         let format = settings.format;
         if source.quantized.is_some() {
@@ -158,7 +171,7 @@ impl Plan {
         };
         Ok(Self {
             outcomes: pack::check(&request),
-            memory: MemoryPlan::new(model, settings, compute, eyes, budget)?,
+            memory: MemoryPlan::new(model, settings, compute, [eyes, n_images], budget)?,
             specs,
             extras,
             parameters,

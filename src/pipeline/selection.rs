@@ -2,7 +2,9 @@
 
 use anyhow::Result;
 
+use super::tower::Tower;
 use crate::cli::settings::{self, Settings};
+use crate::fault::InputError;
 use crate::model::LayerPlan;
 use crate::weights::ModelDir;
 
@@ -46,4 +48,26 @@ pub fn open(settings: &Settings) -> Result<ModelDir> {
         .model
         .leave_in_float(&|name| selection.leaves_in_float(name));
     Ok(source)
+}
+
+/// Leaves the linears in float that read what images make, because there is none to calibrate them with, and says so.
+///
+/// # Errors
+/// Nothing left to quantize.
+pub fn leave_unseen_in_float(source: &mut ModelDir, tower: &Tower) -> Result<String> {
+    let model = &mut source.model;
+    let looking = model.layers.iter().filter(|layer| layer.config.looks);
+    let n_linears: usize = looking.map(|layer| layer.quantized().count()).sum();
+    model.leave_unseen_in_float();
+    let is_left = |layer: &LayerPlan| layer.quantized().next().is_some();
+    if tower.linears.is_empty() && !model.layers.iter().any(is_left) {
+        let dir = source.checkpoint.dir();
+        let problem = "only layers that attend to images were to be quantized, but there is no image to calibrate them with";
+        let remedy = "give --calib-data with images and the model's processor_config.json or preprocessor_config.json";
+        return Err(InputError::new(dir, problem, remedy).into());
+    }
+    Ok(format!(
+        "{n_linears} linears stay in float16: their layers attend to images, and there is none to calibrate them with; give \
+         --calib-data with images"
+    ))
 }

@@ -2,7 +2,7 @@
 
 mod shown;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -101,12 +101,15 @@ impl ImagePrompts for Processor {
 }
 
 /// The windows' tokens with 0 in the place of those that stand for images: what is embedded there is replaced, and a placeholder
-/// need not be in the vocabulary.
+/// need not be in the vocabulary. Where layers attend to images it is a token as any other.
 pub fn without_placeholders(model: &Model, windows: &Windows) -> Vec<Vec<u32>> {
     let mut ids = windows.ids.clone();
     let Some(vision) = &model.vision else {
         return ids;
     };
+    if vision.n_looked_at().is_some() {
+        return ids;
+    }
     for (ids, images) in ids.iter_mut().zip(&windows.images) {
         for image in images {
             for place in places(ids, vision, image.start, image.n_tokens) {
@@ -129,6 +132,13 @@ pub fn left_out(windows: &Windows) -> Option<String> {
 pub fn n_image_tokens(windows: &Windows) -> usize {
     let images = windows.images.iter().flatten();
     images.map(|image| image.n_tokens).sum()
+}
+
+/// How many images there are in all windows.
+pub fn n_distinct_images(windows: &Windows) -> usize {
+    let images = windows.images.iter().flatten();
+    let images: HashSet<&ImageSource> = images.map(|image| &image.source).collect();
+    images.len()
 }
 
 /// The first `count` placeholders of `ids` from `start` on.
@@ -190,11 +200,16 @@ fn look(
     let bytes = image.read().map_err(|error| failed(&error))?;
     let decoded = images::decode(&bytes).map_err(|error| failed(&error))?;
     let pixels = processor.pixels(&decoded).map_err(|error| failed(&error))?;
-    let features = loaded.features(&Image {
+    let mut features = loaded.features(&Image {
         pixels: tensor::from_f32(&pixels.values, &pixels.shape)?,
         grid: pixels.grid,
         size: pixels.size,
     })?;
+    if features.n_looked_at.is_some() {
+        // All windows that see it share it.
+        features.embeddings = features.embeddings.f_to_device(tch::Device::Cpu)?;
+        return Ok(features);
+    }
     let n_features = features.embeddings.size()[0] as usize;
     let (width, height) = decoded.dimensions();
     let n_placeholders = Processor::prompt(processor, width, height)?.n_tokens;

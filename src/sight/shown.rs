@@ -6,7 +6,7 @@ use anyhow::Result;
 use tch::{Device, Tensor};
 
 use crate::model::vision::Features;
-use crate::model::{Compute, Model, Places, Sighting};
+use crate::model::{Compute, Gallery, Hung, Model, Places, Sighting};
 
 /// The images of windows of one length.
 #[derive(Debug)]
@@ -18,6 +18,8 @@ pub struct Shown {
     /// What is to be added to the tokens of an image behind the first layers, the next one last, on the host: the window, the
     /// tokens' places in it and `[tokens, hidden]` for each of the layers.
     deep: Vec<(usize, Tensor, Vec<Tensor>)>,
+    /// Of each window, the images that layers of their own attend to, on the host.
+    hung: Vec<Vec<Hung>>,
 }
 
 impl Shown {
@@ -27,10 +29,12 @@ impl Shown {
             windows: vec![Vec::new(); n_windows],
             tokens: vec![HashSet::new(); n_windows],
             deep: Vec::new(),
+            hung: (0..n_windows).map(|_| Vec::new()).collect(),
         }
     }
 
-    /// Puts what an image became in the place of its tokens' embeddings, as many as `places` are, in the residual stream of
+    /// Puts what an image became in the place of its tokens' embeddings, as many as `places` are, or keeps it for the layers that
+    /// attend to it, in the residual stream of
     /// `window`, `hidden` `[tokens, hidden]` on the host.
     pub fn show(
         &mut self,
@@ -42,6 +46,17 @@ impl Shown {
         let Some(&start) = places.first() else {
             return Ok(());
         };
+        if let Some(n_own) = features.n_looked_at {
+            let rows = features.embeddings.f_to_device(Device::Cpu)?;
+            self.hung[window].push(Hung {
+                start,
+                rows: rows.f_to_kind(hidden.kind())?,
+                n_own,
+            });
+            self.hung[window].sort_by_key(|hung| hung.start);
+            self.tokens[window].insert(start as i64);
+            return Ok(());
+        }
         let n_tokens = places.len();
         self.windows[window].push(Sighting {
             start,
@@ -80,14 +95,59 @@ impl Shown {
         Ok(())
     }
 
-    /// Where the tokens of these windows stand, of `seq_len` each, if there are images among them.
+    /// Which tokens of these windows see an image that layers attend to, as [`Gallery::sees`], if any do.
+    pub fn sees(
+        &self,
+        compute: Compute,
+        windows: std::ops::Range<usize>,
+        seq_len: usize,
+    ) -> Result<Option<Tensor>> {
+        let starts = self.hung[windows].iter();
+        let starts = starts.map(|hung| hung.first().map(|first| first.start));
+        let starts: Vec<Option<usize>> = starts.collect();
+        if starts.iter().all(Option::is_none) {
+            return Ok(None);
+        }
+        Ok(Some(Gallery::mark(compute, seq_len, &starts)?))
+    }
+
+    /// The first window that layers see an image in, and the place of the image's token there.
+    pub fn first_look(&self) -> Option<(usize, usize)> {
+        let mut windows = self.hung.iter().enumerate();
+        windows.find_map(|(window, hung)| Some((window, hung.first()?.start)))
+    }
+
+    /// The images whose tokens are among these of a window, for these tokens alone.
+    pub fn gallery_of(
+        &self,
+        compute: Compute,
+        window: usize,
+        tokens: std::ops::Range<usize>,
+    ) -> Result<Option<Gallery>> {
+        let own = self.hung[window].iter();
+        let own = own.filter(|hung| tokens.contains(&hung.start));
+        let own: Vec<Hung> = own.map(|hung| hung.at(hung.start - tokens.start)).collect();
+        Ok(Gallery::new(compute, tokens.len(), &[&own])?)
+    }
+
+    /// Where the tokens of these windows stand, of `seq_len` each, if there are images among them; for layers that attend to
+    /// images (`looks`), with these.
     pub fn places(
         &self,
         model: &Model,
         compute: Compute,
         windows: std::ops::Range<usize>,
         seq_len: usize,
+        looks: bool,
     ) -> Result<Option<Places>> {
+        if looks {
+            let hung: Vec<&[Hung]> = self.hung[windows].iter().map(Vec::as_slice).collect();
+            let gallery = Gallery::new(compute, seq_len, &hung)?;
+            return Ok(match gallery {
+                None => None,
+                gallery => Some(model.places(compute, seq_len)?.before(gallery)),
+            });
+        }
         let windows = &self.windows[windows];
         if windows.iter().all(Vec::is_empty) {
             return Ok(None);

@@ -93,6 +93,11 @@ fn processor(name: &str, config: &Value) -> (Value, Value, &'static str, &'stati
             json!({"vision_aspect_ratio": config["vision_aspect_ratio"]}),
             image,
         ),
+        "mllama" => (
+            json!({"image_processor_type": "MllamaImageProcessor", "size": square, "max_image_tiles": 4}),
+            json!({}),
+            ("<|image|>", "<|image|>"),
+        ),
         "paligemma" => (
             json!({"image_processor_type": "SiglipImageProcessor", "size": square, "image_seq_length": 16}),
             json!({}),
@@ -228,7 +233,11 @@ fn every_family_is_calibrated_with_images() {
             for linear in report["linears"].as_array().unwrap() {
                 let tokens = ["tokens", "image_tokens"].map(|key| linear[key].as_u64().unwrap());
                 let all = ["tokens", "image_tokens"].map(number);
-                if linear["routed_tokens"].is_null() {
+                let layer = linear["layer"].as_u64().unwrap() as usize;
+                if plan.layers[layer].config.looks {
+                    // Only what sees an image, or what is seen of them.
+                    assert!((1..=tokens[0]).contains(&tokens[1]), "{name}: {linear}");
+                } else if linear["routed_tokens"].is_null() {
                     assert_eq!(tokens, all, "{name}: {linear}");
                 } else {
                     // An expert sees a part of both.
@@ -268,6 +277,90 @@ fn first(wanted: &str) -> Seeing {
     Seeing::new(&name, &config, shapes)
 }
 
+/// Of layers that attend to images, all but their norms and gates is quantized where there are images, and else nothing is.
+#[test]
+fn layers_that_look_are_quantized_if_there_is_something_to_see() {
+    let seeing = first("mllama");
+    let written = |directory: &str| {
+        let bytes = fs::read(seeing.model.path(directory).join("model.safetensors")).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let tensors = file.tensors().into_iter();
+        let tensors = tensors.map(|(name, view)| (name, view.dtype(), view.data().to_vec()));
+        let mut tensors: Vec<_> = tensors.collect();
+        tensors.sort_by(|a, b| a.0.cmp(&b.0));
+        tensors
+    };
+    let looking = |name: &str| {
+        let layer = name.strip_prefix("language_model.model.layers.");
+        layer.is_some_and(|layer| layer.starts_with("1.") || layer.starts_with("3."))
+    };
+    let count = |directory: &str, suffix: &str| {
+        let names = written(directory).into_iter().map(|tensor| tensor.0);
+        names
+            .filter(|name| looking(name) && name.ends_with(suffix))
+            .count()
+    };
+    for (method, directory, bound) in [("--gptq", "GPTQ-8bit", 0.03), ("--awq", "AWQ-4bit", 2.0)] {
+        let run = seeing.quantize(&[method]);
+        assert_eq!(run.code, 0, "{}", run.stderr);
+        assert!(!run.stderr.contains("stay in float16"), "{}", run.stderr);
+        assert_eq!(count(directory, ".qweight"), 14, "{method}");
+        assert_eq!(count(directory, "_proj.weight"), 0, "{method}");
+        let output = seeing.model.path(directory);
+        let found = divergence_on_images(&seeing, output.to_str().unwrap());
+        assert!(found < bound, "{method}: {found}");
+        let gates = |directory| {
+            let all = written(directory).into_iter();
+            all.filter(|tensor| tensor.0.ends_with("_gate"))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!((gates("."), gates(".").len()), (gates(directory), 4));
+    }
+    let text = "the seven sons never seen in an open den ".repeat(250);
+    let data = seeing.path("data.jsonl");
+    fs::write(&data, json!({ "text": text }).to_string()).unwrap();
+    for (method, directory) in [("--gptq", "GPTQ-8bit"), ("--awq", "AWQ-4bit")] {
+        let run = seeing.quantize(&[method]);
+        assert_eq!(run.code, 0, "{}", run.stderr);
+        assert_eq!(count(directory, ".qweight"), 0);
+        assert_eq!(count(directory, "_proj.weight"), 14);
+        let log = fs::read_to_string(seeing.model.path(directory).join("quantization_report.log"));
+        assert!(
+            log.unwrap().contains("14 linears stay in float16"),
+            "{method}"
+        );
+        let config = json_file(&seeing.model.path(directory).join("config.json"));
+        // GPTQ's rules are expressions.
+        let quantization = config["quantization_config"]
+            .to_string()
+            .replace("\\\\.", ".");
+        assert!(
+            quantization.contains("layers.3.mlp.down_proj"),
+            "{quantization}"
+        );
+        assert!(
+            quantization.contains("layers.1.cross_attn.q_proj"),
+            "{quantization}"
+        );
+    }
+    let only = [
+        "--gptq",
+        "--overwrite",
+        "--only",
+        "cross_attn",
+        "--calib-data",
+        &data,
+    ];
+    let run = nibble([SMALL, &only, &[seeing.model.path_str()]].concat());
+    assert_eq!(run.code, 3, "{}", run.stderr);
+    assert!(
+        run.stderr
+            .contains("there is no image to calibrate them with"),
+        "{}",
+        run.stderr
+    );
+}
+
 /// How far the model in `dir` is from the original, on words of conversations with images.
 fn divergence_on_images(seeing: &Seeing, dir: &str) -> f64 {
     let args = [
@@ -287,7 +380,13 @@ fn divergence_on_images(seeing: &Seeing, dir: &str) -> f64 {
 
 #[test]
 fn what_sees_is_quantized_where_it_is_asked_for() {
-    for name in ["qwen2_5_vl", "llava_two_layers", "internvl", "qwen3_vl"] {
+    for name in [
+        "qwen2_5_vl",
+        "llava_two_layers",
+        "internvl",
+        "mllama",
+        "qwen3_vl",
+    ] {
         let seeing = first(name);
         let run = seeing.quantize(&["--gptq", "--quantize-vision"]);
         assert_eq!(run.code, 0, "{name}: {}", run.stderr);
@@ -358,7 +457,12 @@ fn what_sees_is_quantized_where_it_is_asked_for() {
 /// Other images of the same size calibrate otherwise.
 #[test]
 fn what_is_seen_matters() {
-    let seeing = first("qwen3_vl");
+    for name in ["mllama", "qwen3_vl"] {
+        images_matter(&first(name));
+    }
+}
+
+fn images_matter(seeing: &Seeing) {
     let scales = || {
         assert_eq!(seeing.quantize(&["--awq"]).code, 0);
         fs::read(seeing.model.path("AWQ-4bit/model.safetensors")).unwrap()

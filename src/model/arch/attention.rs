@@ -40,6 +40,20 @@ pub struct FullLayers {
     pub kv_heads: &'static str,
 }
 
+/// Layers that attend to images in self-attention's place, through a norm of queries and one of keys. They change nothing where
+/// there is no image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CrossAttention {
+    /// The key of the list of these layers.
+    pub layers: &'static str,
+    pub query: LinearSpec,
+    /// They read what the tower and the projector make of images.
+    pub keys_values: &'static [LinearSpec],
+    pub output: LinearSpec,
+    /// The tensors of the numbers whose tanh multiplies what attention and what the MLP adds: inside the layer, the whole names.
+    pub gates: [&'static str; 2],
+}
+
 /// Last layers that compute no keys and values, but read those of the last layer of their reach that does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Borrowing {

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::glm4::GLM4;
 use super::llama::LLAMA;
+use super::mllama_text::MLLAMA_TEXT;
 use super::phi3::PHI3;
 use super::qwen2::QWEN2;
 use super::qwen3::QWEN3;
@@ -286,6 +287,19 @@ pub const COMPOSITES: &[Composite] = &[
     )
     .tied(),
     composite(
+        "mllama",
+        "MllamaForConditionalGeneration",
+        Text::Of(&MLLAMA_TEXT),
+        OUTSIDE_OR_INSIDE,
+    )
+    .defaults(&[
+        ("vocab_size", "128256"),
+        ("hidden_size", "4096"),
+        ("intermediate_size", "14336"),
+        ("num_hidden_layers", "40"),
+        ("num_attention_heads", "32"),
+    ]),
+    composite(
         "paligemma",
         "PaliGemmaForConditionalGeneration",
         Text::Named(&gemma::GEMMA),
@@ -440,6 +454,48 @@ mod tests {
             (4096, 32064)
         );
         assert_eq!(model.vision.unwrap().image_token, 32000);
+    }
+
+    /// Llama 3.2 Vision of the size of 11B: nothing but the defaults of its class.
+    #[test]
+    fn layers_that_attend_to_images_are_listed() {
+        let mut config = json!({
+            "model_type": "mllama", "text_config": {"model_type": "mllama_text_model"},
+            "vision_config": {"model_type": "mllama_vision_model", "image_size": 560},
+        });
+        let model = Model::from_config(&config).unwrap();
+        assert_eq!(model.blind, None);
+        let looking = (0..40).filter(|&layer| model.layers[layer].config.looks);
+        assert_eq!(looking.collect::<Vec<_>>(), [3, 8, 13, 18, 23, 28, 33, 38]);
+        let tensors = model.outer_tensors();
+        assert_eq!(tensors[0].1, [128_264, 4096]);
+        assert_eq!(tensors.last().unwrap().1, [128_256, 4096]);
+        assert_eq!(model.config.layers[0].n_kv_heads, 8);
+        let vision = model.vision.unwrap();
+        assert_eq!(
+            (vision.n_looked_at(), vision.image_token),
+            (Some(4 * 1601), 128_256)
+        );
+        let refused = |config: &Value, message: &str| {
+            assert_eq!(Model::from_config(config).unwrap_err().to_string(), message);
+        };
+        config["text_config"]["cross_attention_layers"] = json!([3, 40]);
+        refused(
+            &config,
+            "config.json: text_config.cross_attention_layers is [3,40], expected a list of layers below num_hidden_layers, 40",
+        );
+        config["text_config"]["cross_attention_layers"] = json!([3]);
+        config["tie_word_embeddings"] = true.into();
+        refused(
+            &config,
+            "config.json: text_config.tie_word_embeddings is true, which is not implemented; supported: false",
+        );
+        config["tie_word_embeddings"] = false.into();
+        config["vision_config"]["vision_output_dim"] = 1280.into();
+        assert_eq!(
+            Model::from_config(&config).unwrap().blind.unwrap(),
+            "config.json: vision_config.vision_output_dim is 1280, expected 7680, the layers' outputs"
+        );
     }
 
     #[test]

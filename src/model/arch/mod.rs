@@ -59,6 +59,7 @@ mod mistral;
 mod mistral4;
 mod mixers;
 mod mixtral;
+mod mllama_text;
 mod mpt;
 mod nemotron;
 mod nemotron_h;
@@ -88,8 +89,8 @@ mod youtu;
 
 use super::Error;
 pub use attention::{
-    Alibi, Attention, AttentionScale, Borrowing, FullLayers, KvHeads, Latent, Pairs, Positions,
-    QkNorm, RopeLayers, Rotary, Temperature, WindowRule,
+    Alibi, Attention, AttentionScale, Borrowing, CrossAttention, FullLayers, KvHeads, Latent,
+    Pairs, Positions, QkNorm, RopeLayers, Rotary, Temperature, WindowRule,
 };
 pub use composites::{COMPOSITES, Composite, Names, Text};
 pub use experts::{
@@ -338,6 +339,8 @@ pub struct Architecture {
     pub when: &'static [(&'static str, &'static str)],
     /// Tensor name of the embedding.
     pub embedding: &'static str,
+    /// Its rows past those of `vocab_size`, for tokens that the model does not predict.
+    pub more_embeddings: usize,
     /// Learned positions, which are added to it.
     pub positions: Option<Positions>,
     /// Name of a norm after both, without `.weight`.
@@ -357,6 +360,8 @@ pub struct Architecture {
     pub attention: Attention,
     /// What some layers have in its place, or beside it.
     pub mixer: Option<Mixer>,
+    /// What some layers have in its place, where the model sees.
+    pub cross_attention: Option<CrossAttention>,
     pub mlp: Mlp,
     /// What some layers have in its place.
     pub experts: Option<Experts>,

@@ -128,6 +128,22 @@ impl Block {
         )
     }
 
+    /// What the heads mix of the images that each token sees, `[B, T, n_heads * head_dim]`. Nothing turns.
+    pub(super) fn attend_to_images(
+        &self,
+        query: &Tensor,
+        [key, value]: [Tensor; 2],
+        places: &Places,
+    ) -> Result<Tensor, Error> {
+        let normed = |x: &Tensor, site| -> Result<Tensor, Error> {
+            self.norm(site).forward(&self.heads(x)?)
+        };
+        let query = normed(query, NormSite::Query)?;
+        let key = normed(&key, NormSite::Key)?;
+        let (gallery, scale) = (places.gallery(), self.scores.scale);
+        gallery.attend(&query, &key, &self.heads(&value)?, scale)
+    }
+
     fn clip(&self, x: Tensor) -> Result<Tensor, Error> {
         Ok(match self.qkv_clip {
             None => x,

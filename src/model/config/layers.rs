@@ -31,6 +31,8 @@ pub struct LayerConfig {
     pub attention: bool,
     pub mixer: bool,
     pub mlp: bool,
+    /// Whether it attends to images, in attention's place.
+    pub looks: bool,
 }
 
 /// Whose keys and values a layer's attention reads.
@@ -177,6 +179,7 @@ pub(super) fn layers(
         None => false,
         Some(row) => keys.bool(row.double_mlp)? == Some(true),
     };
+    let looking = looking(keys, arch, n_layers)?;
     let mut layers = Vec::new();
     for index in 0..n_layers {
         let (window, parts) = (windows[index], parts[index]);
@@ -204,12 +207,30 @@ pub(super) fn layers(
             },
             keys_values: keys_values[index],
             intermediate_size: shape.intermediate_size * if doubles && borrows { 2 } else { 1 },
-            attention: parts.attention,
+            attention: parts.attention && !looking.contains(&index),
+            looks: looking.contains(&index),
             mixer: parts.mixer,
             mlp: parts.mlp || parts.experts,
         });
     }
     Ok(layers)
+}
+
+/// The layers that attend to images.
+fn looking(keys: &Keys<'_>, arch: &Architecture, n_layers: usize) -> Result<Vec<usize>, Error> {
+    let Some(row) = arch.cross_attention else {
+        return Ok(Vec::new());
+    };
+    let list = keys.get(row.layers).and_then(Value::as_array);
+    let list = list.and_then(|list| {
+        let layers = list.iter().map(|value| Some(value.as_u64()? as usize));
+        layers.collect::<Option<Vec<_>>>()
+    });
+    list.filter(|list| list.iter().all(|&layer| layer < n_layers))
+        .ok_or_else(|| {
+            let expected = format!("a list of layers below num_hidden_layers, {n_layers}");
+            keys.invalid(row.layers, expected)
+        })
 }
 
 /// Heads of the layers that see all tokens, where they have their own.

@@ -17,6 +17,11 @@ impl Resolver<'_> {
             stages.extend(inputs);
             outputs.push(output);
         }
+        if let Some(row) = self.looks() {
+            let (inputs, output) = self.cross_attention(row);
+            stages.extend(inputs);
+            outputs.push(output);
+        }
         if let Some((row, config)) = self.mixer() {
             let [mut inputs, output] = self.mixer_stages(row, config);
             if let [attention, ..] = &mut stages[..] {

@@ -22,6 +22,10 @@ pub(super) struct Resolver<'a> {
 impl Resolver<'_> {
     pub(super) fn has(&self, site: NormSite) -> bool {
         let asked_for = match site {
+            // Where some layers attend to images, only those have norms of queries and keys.
+            NormSite::Query | NormSite::Key if self.arch.cross_attention.is_some() => {
+                self.layer.looks
+            }
             NormSite::Query => self.config.qk_norm && self.layer.attention,
             NormSite::Key => self.config.qk_norm && self.layer.attention && !self.borrows(),
             NormSite::AfterExperts
@@ -73,6 +77,7 @@ impl Resolver<'_> {
                 kept.push((Kept::Xielu(name), stored, shape.to_vec()));
             }
         }
+        kept.extend(self.gates());
         kept.extend(self.mixer_tensors());
         kept
     }
@@ -265,7 +270,11 @@ impl Resolver<'_> {
     }
 
     pub(super) fn residual(&self, site: NormSite) -> Mix {
-        Mix::Residual(self.site(site))
+        match site {
+            NormSite::AfterAttention if self.layer.looks => Mix::GatedResidual,
+            NormSite::AfterMlp if self.layer.looks => Mix::GatedResidualWhereSeen,
+            _ => Mix::Residual(self.site(site)),
+        }
     }
 
     /// The stages before attention's output, and that one.

@@ -59,7 +59,10 @@ impl TowerConfig {
             keys.size(key)
         };
         let width = keys.size(row.width)?;
-        let n_heads = either("num_heads", "num_attention_heads")?;
+        let n_heads = match keys.length("attention_heads")? {
+            Some(n_heads) => n_heads,
+            None => either("num_heads", "num_attention_heads")?,
+        };
         if !width.is_multiple_of(n_heads) || row.rotary.is_some() && width / n_heads % 4 != 0 {
             return Err(keys.invalid(
                 row.width,
@@ -130,6 +133,11 @@ impl TowerConfig {
             n_positions: n_positions + usize::from(row.class_token.is_some()),
             deepstack: indices(&keys, "deepstack_visual_indexes")?,
         })
+    }
+
+    /// The list of layers under `key`.
+    pub fn indices(&self, key: &str) -> Result<Vec<usize>, Error> {
+        indices(&self.keys(), key)
     }
 
     pub fn keys(&self) -> Keys<'_> {

@@ -12,6 +12,7 @@ pub const EYES: &[&Eyes] = &[
     &LLAVA_NEXT,
     &LLAVA_ONEVISION,
     &MISTRAL3,
+    &MLLAMA,
     &PALIGEMMA,
     &QWEN2_VL,
     &QWEN3_VL,
@@ -63,6 +64,7 @@ const LLAVA: Eyes = Eyes {
     image_token: &["image_token_id", "image_token_index"],
     positions: Positions::Line,
     sight: Sight::Causal,
+    looked_at: false,
 };
 
 const LLAVA_NEXT: Eyes = Eyes {
@@ -110,6 +112,32 @@ const MISTRAL3: Eyes = Eyes {
             StepBias::Key("multimodal_projector_bias", false),
         ),
     ],
+    ..LLAVA
+};
+
+const MLLAMA: Eyes = Eyes {
+    model_types: &["mllama"],
+    tower: "mllama_vision_model",
+    defaults: &[("image_token_index", "128256")],
+    prefixes: &[
+        Prefixes {
+            tower: "vision_model.",
+            projector: "",
+            newline: "",
+        },
+        Prefixes {
+            tower: "model.vision_model.",
+            projector: "model.",
+            newline: "",
+        },
+    ],
+    selection: Selection::Tiled,
+    projector: &[Step::Linear(
+        "multi_modal_projector",
+        Width::Text,
+        StepBias::Always,
+    )],
+    looked_at: true,
     ..LLAVA
 };
 

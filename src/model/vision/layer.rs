@@ -2,7 +2,7 @@
 
 use super::config::TowerConfig;
 use super::place::PatchPlaces;
-use super::rows::{TowerBias, TowerMlp};
+use super::rows::{TowerBias, TowerMlp, TowerScales};
 use crate::model::activation::{activate, gated};
 use crate::model::linear::Linear;
 use crate::model::{Compute, Error, Norm, NormKind, Weights};
@@ -80,11 +80,18 @@ impl TowerLayer {
             mlp: mlp.collect::<Result<_, _>>()?,
             scales: match row.scales {
                 None => None,
-                Some(names) => {
-                    let scale = |name| -> Result<Tensor, Error> {
-                        compute.place(&weights.tensor(&format!("{prefix}{name}"), &[width])?)
+                Some(scales) => {
+                    let scale = |name, len| -> Result<Tensor, Error> {
+                        compute.place(&weights.tensor(&format!("{prefix}{name}"), &[len])?)
                     };
-                    Some([scale(names[0])?, scale(names[1])?])
+                    Some(match scales {
+                        TowerScales::Channels([first, second]) => {
+                            [scale(first, width)?, scale(second, width)?]
+                        }
+                        TowerScales::Gates([first, second]) => {
+                            [scale(first, 1)?.f_tanh()?, scale(second, 1)?.f_tanh()?]
+                        }
+                    })
                 }
             },
         })
@@ -149,7 +156,7 @@ impl TowerLayer {
                 &query,
                 &key,
                 &value,
-                None::<&Tensor>,
+                places.mask(),
                 0.0,
                 false,
                 None,

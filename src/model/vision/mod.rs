@@ -10,6 +10,7 @@ mod projector;
 mod rows;
 #[cfg(test)]
 mod tests;
+mod tiled;
 mod tiles;
 mod tower;
 mod towers;
@@ -17,11 +18,13 @@ mod towers;
 use super::keys::{Keys, filled};
 use super::{Compute, Error, Weights};
 use config::TowerConfig;
+use place::Grid;
 use projector::{Projector, Surroundings};
 use rows::{Eyes, Prefixes, Selection};
 pub use rows::{Positions, Sight};
 use serde_json::Value;
 use tch::Tensor;
+use tiled::{TiledConfig, TiledTower};
 use tower::LoadedTower;
 
 /// An image as its tower reads it.
@@ -44,6 +47,9 @@ pub struct Features {
     pub deep: Vec<Tensor>,
     /// Rows and columns of the tokens, where they are counted so.
     pub grid: [usize; 2],
+    /// Where layers of their own attend to the embeddings, which take no token's place then: how many of them are the image; the
+    /// others padded it.
+    pub n_looked_at: Option<usize>,
 }
 
 /// How a model sees, without any weights.
@@ -51,6 +57,7 @@ pub struct Features {
 pub struct Vision {
     eyes: &'static Eyes,
     tower: TowerConfig,
+    tiled: Option<TiledConfig>,
     /// The configuration with transformers' defaults.
     json: Value,
     text_width: usize,
@@ -68,11 +75,19 @@ pub struct Vision {
 pub struct LoadedVision<'a> {
     vision: &'a Vision,
     compute: Compute,
-    tower: LoadedTower,
+    tower: AnyTower,
     projector: Projector,
     deepstack: Vec<Projector>,
     /// `[hidden]`
     newline: Option<Tensor>,
+}
+
+#[derive(Debug)]
+enum AnyTower {
+    /// It reads each tile by itself.
+    Each(LoadedTower),
+    /// It reads all tiles of an image together.
+    Together(TiledTower),
 }
 
 impl Vision {
@@ -116,8 +131,10 @@ impl Vision {
             return Err(vision.unsupported("model_type", &known.join(", ")));
         };
         let tower = TowerConfig::new(row, &filled(&json["vision_config"], row.defaults))?;
+        let tiled = row.global.map(|global| TiledConfig::new(&tower, global));
         let (outputs, last_norm) = match eyes.selection {
             Selection::Last => (vec![tower.n_layers], true),
+            Selection::Tiled => (Vec::new(), false),
             Selection::Layer | Selection::LayerOrLast => {
                 let key = "vision_feature_layer";
                 let value = &json[key];
@@ -146,6 +163,7 @@ impl Vision {
             text_width,
             text_eps,
             without_class: eyes.selection != Selection::Last && strategy == Some("default"),
+            tiled: tiled.transpose()?,
             outputs,
             last_norm,
             image_token,
@@ -164,6 +182,12 @@ impl Vision {
         self.eyes.sight
     }
 
+    /// How many embeddings of an image layers attend to, where they do instead of reading them as tokens.
+    pub fn n_looked_at(&self) -> Option<usize> {
+        let tiled = self.tiled.as_ref().filter(|_| self.eyes.looked_at)?;
+        Some(tiled.n_tiles * self.tower.n_positions)
+    }
+
     /// How many layers of the language model get features of their own.
     pub fn n_deep(&self) -> usize {
         self.eyes
@@ -173,9 +197,14 @@ impl Vision {
 
     /// The linears of the tower's layers, by their full names in the checkpoint, with their shapes `[out, in]`.
     pub fn linears(&self, weights: &dyn Weights) -> Vec<(String, [usize; 2])> {
-        let (prefix, layers) = (self.prefixes(weights).tower, self.tower.row.layers);
+        let prefix = self.prefixes(weights).tower;
         let linears = self.tower.layer_linears();
-        let layers = (0..self.tower.n_layers).map(|layer| format!("{prefix}{layers}.{layer}."));
+        let parts =
+            std::iter::once(&self.tower).chain(self.tiled.as_ref().map(TiledConfig::global));
+        let layers = parts.flat_map(|tower| {
+            let layers = tower.row.layers;
+            (0..tower.n_layers).map(move |layer| format!("{prefix}{layers}.{layer}."))
+        });
         let named = |layer: String| {
             let linears = linears.iter();
             linears.map(move |(name, shape)| (format!("{layer}{name}"), *shape))
@@ -212,17 +241,33 @@ impl Vision {
         });
         let newline = (self.eyes.tiles != rows::Tiles::Each)
             .then(|| compute.place(&weights.tensor(newline, &[self.text_width])?));
+        let tower = match &self.tiled {
+            None => AnyTower::Each(LoadedTower::load(
+                &self.tower,
+                weights,
+                compute,
+                tower_prefix,
+            )?),
+            Some(tiled) => AnyTower::Together(TiledTower::load(
+                &self.tower,
+                tiled,
+                weights,
+                compute,
+                tower_prefix,
+            )?),
+        };
+        let n_outputs = (self.tiled.as_ref()).map_or(self.outputs.len(), TiledConfig::n_outputs);
         Ok(LoadedVision {
             vision: self,
             compute,
-            tower: LoadedTower::load(&self.tower, weights, compute, tower_prefix)?,
+            tower,
             projector: Projector::load(
                 self.eyes.projector,
                 &surroundings,
                 weights,
                 compute,
                 projector,
-                width * self.outputs.len(),
+                width * n_outputs,
             )?,
             deepstack: deepstack.into_iter().collect::<Result<_, _>>()?,
             newline: newline.transpose()?,
@@ -246,15 +291,29 @@ impl LoadedVision<'_> {
     /// [`Error::Image`] where the pixels are not what the tower reads.
     pub fn features(&self, image: &Image) -> Result<Features, Error> {
         let vision = self.vision;
+        let tower = match &self.tower {
+            AnyTower::Each(tower) => tower,
+            AnyTower::Together(tower) => {
+                let (features, n_own) = tower.features(image, self.compute)?;
+                let grid = Grid::new([1, features.size()[1] as usize], None);
+                let embeddings = self.projector.forward(features, grid)?;
+                return Ok(Features {
+                    embeddings: embeddings.f_flatten(0, 1)?,
+                    deep: Vec::new(),
+                    grid: image.grid,
+                    n_looked_at: vision.eyes.looked_at.then_some(n_own),
+                });
+            }
+        };
         let deep = (vision.tower.deepstack.iter()).take(self.deepstack.len());
         let wanted = vision.outputs.iter().copied();
         let wanted: Vec<usize> = wanted.chain(deep.map(|layer| layer + 1)).collect();
-        let (mut outputs, grid) = self.tower.outputs(image, &wanted, self.compute)?;
+        let (mut outputs, grid) = tower.outputs(image, &wanted, self.compute)?;
         let deep = outputs.split_off(vision.outputs.len());
         let mut selected = Vec::new();
         for mut output in outputs {
             if vision.last_norm {
-                output = self.tower.normed(output)?;
+                output = tower.normed(output)?;
             }
             if vision.without_class {
                 output = output.f_narrow(1, 1, output.size()[1] - 1)?;
@@ -276,6 +335,7 @@ impl LoadedVision<'_> {
                 .map(|(output, merger)| Ok(flat(merger.forward(output, grid)?)?))
                 .collect::<Result<_, Error>>()?,
             grid: [grid.rows / side, grid.columns / side],
+            n_looked_at: None,
         })
     }
 }

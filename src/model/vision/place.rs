@@ -116,6 +116,8 @@ pub struct PatchPlaces {
     /// Cosines and sines, `[tokens, 1, head_dim]` float32; the sines negated for the first half.
     turns: Option<[Tensor; 2]>,
     windows: Option<Windows>,
+    /// Which tokens attend to which, where not all do to all.
+    mask: Option<Tensor>,
 }
 
 #[derive(Debug)]
@@ -146,7 +148,25 @@ impl PatchPlaces {
                 Some([placed(&turns[0])?, placed(&turns[1])?])
             }
         };
-        Ok(Self { turns, windows })
+        Ok(Self {
+            turns,
+            windows,
+            mask: None,
+        })
+    }
+
+    /// Nothing turns and there are no windows, but tokens attend only to those that the `mask` `[1, 1, tokens, tokens]` says.
+    pub fn masked(mask: Tensor) -> Self {
+        Self {
+            turns: None,
+            windows: None,
+            mask: Some(mask),
+        }
+    }
+
+    /// Which tokens attend to which, where not all do to all.
+    pub fn mask(&self) -> Option<&Tensor> {
+        self.mask.as_ref()
     }
 
     /// `x` `[tiles, tokens, heads, head_dim]` turned by where the patches are.

@@ -32,10 +32,21 @@ pub struct Tower {
     pub attention: TowerAttention,
     pub mlp: TowerMlp,
     /// What each layer multiplies the outputs of its attention and of its MLP by.
-    pub scales: Option<[&'static str; 2]>,
+    pub scales: Option<TowerScales>,
     /// Whether layers attend within windows, but for those that `fullatt_block_indexes` names.
     pub windows: bool,
     pub last_norm: Option<&'static str>,
+    /// The layers after the others, of a tower that reads all tiles of an image together.
+    pub global: Option<&'static Tower>,
+}
+
+/// What a layer multiplies the outputs of its attention and of its MLP by.
+#[derive(Debug, Clone, Copy)]
+pub enum TowerScales {
+    /// A number for each channel.
+    Channels([&'static str; 2]),
+    /// The tanh of one number.
+    Gates([&'static str; 2]),
 }
 
 /// The MLP's width.
@@ -144,6 +155,8 @@ pub struct Eyes {
     pub image_token: &'static [&'static str],
     pub positions: Positions,
     pub sight: Sight,
+    /// Whether layers of the language model attend to the embeddings, and the placeholder is a token as any other.
+    pub looked_at: bool,
 }
 
 /// What names begin with, dots included.
@@ -164,6 +177,8 @@ pub enum Selection {
     Layer,
     /// The same, of the last layer behind the last norm.
     LayerOrLast,
+    /// Those of a tower that reads all tiles together.
+    Tiled,
 }
 
 /// A step of a projector.

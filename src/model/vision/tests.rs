@@ -5,7 +5,7 @@
 use super::*;
 use crate::model::formula::{self, FormulaWeights};
 use crate::model::tests::{F32, golden, read, relative_error};
-use crate::model::{Layer, Model, Sighting, State};
+use crate::model::{Gallery, Hung, Layer, Model, Sighting, Slot, State};
 use safetensors::SafeTensors;
 use std::collections::BTreeMap;
 use tch::Kind;
@@ -127,6 +127,9 @@ fn logits(case: &Case) -> Result<Tensor, Error> {
     let vision = model.vision.as_ref().unwrap();
     let loaded = vision.load(weights, F32)?;
     let pictures = [0, 1, 2].map(|number| loaded.features(&case.picture(number)).unwrap());
+    if vision.n_looked_at().is_some() {
+        return logits_of_looking(case, &model, &pictures);
+    }
     let n_tokens = pictures[0].embeddings.size()[0] as usize;
     let seq_len = 2 * n_tokens + 10;
     let sighting = |start| Sighting {
@@ -167,6 +170,71 @@ fn logits(case: &Case) -> Result<Tensor, Error> {
         }
     }
     model.head(weights, F32)?.logits(&state.hidden)
+}
+
+/// The same, where layers attend to the images that a token stands for.
+fn logits_of_looking(
+    case: &Case,
+    model: &Model,
+    pictures: &[Features; 3],
+) -> Result<Tensor, Error> {
+    let Case { name, weights, .. } = case;
+    let starts = [
+        vec![5],
+        if name == "mllama_side_by_side" {
+            vec![2, 3]
+        } else {
+            vec![2, 4]
+        },
+    ];
+    let mut ids = formula::token_ids(&format!("{name} words"), 12, 60).repeat(2);
+    let mut pictures = pictures.iter();
+    let windows: Vec<Vec<Hung>> = (starts.iter().zip(ids.chunks_mut(12)))
+        .map(|(starts, ids)| {
+            let hung = starts.iter().zip(&mut pictures).map(|(&start, picture)| {
+                ids[start] = 64;
+                Hung {
+                    start,
+                    rows: picture.embeddings.shallow_clone(),
+                    n_own: picture.n_looked_at.unwrap(),
+                }
+            });
+            hung.collect()
+        })
+        .collect();
+    let gallery = Gallery::new(F32, 12, &[&windows[0], &windows[1]])?.unwrap();
+    let sees = gallery.sees().shallow_clone();
+    let places = model.places(F32, 12)?.before(Some(gallery));
+    let embedded = model.embed(weights, F32, &ids, 12, 0)?;
+    let mut state = State::new(embedded.view([2, 12, -1]));
+    for index in 0..model.config.n_layers {
+        let layer = Layer::load(model, weights, F32, index)?;
+        if layer.block.looks() {
+            state.set_slot(Slot::Sees, Some(sees.shallow_clone()));
+        }
+        state = layer.forward(state, &places, None)?;
+    }
+    model.head(weights, F32)?.logits(&state.hidden)
+}
+
+#[test]
+fn tiles_that_the_tower_has_no_embedding_of_are_refused() {
+    let cases = Golden::open().cases();
+    let case = cases.iter().find(|case| case.name == "mllama").unwrap();
+    let vision = Vision::new(&case.config, 48, 1e-5).unwrap().unwrap();
+    let loaded = vision.load(&case.weights, F32).unwrap();
+    for grid in [[1, 2], [3, 2]] {
+        let image = Image {
+            grid,
+            ..case.picture(0)
+        };
+        let error = loaded.features(&image).unwrap_err().to_string();
+        let words = format!(
+            "[3, 3, 28, 28] are no {} rows of {} tiles of 28 pixels",
+            grid[0], grid[1]
+        );
+        assert!(error.contains(&words), "{error}");
+    }
 }
 
 #[test]

@@ -154,4 +154,4 @@ impl LoadedTower {
 }
 
 /// Red, green, blue.
-const CHANNELS: usize = 3;
+pub const CHANNELS: usize = 3;

@@ -32,6 +32,11 @@ QWEN3_VL = QWEN | {
 }
 QWEN3_5 = {key: value for key, value in QWEN3_VL.items() if key != "deepstack_visual_indexes"} | {"model_type": "qwen3_5_vision"}
 GLM4V = QWEN | {"hidden_size": 32, "out_hidden_size": 48, "intermediate_size": 40, "image_size": 20}
+MLLAMA = {
+    "model_type": "mllama_vision_model", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_global_layers": 2,
+    "attention_heads": 4, "image_size": 28, "patch_size": 7, "max_num_tiles": 4, "intermediate_layers_indices": [0, 1],
+    "vision_output_dim": 96,
+}
 TOKENS = {"image_token_id": 64, "video_token_id": 65, "vision_start_token_id": 66, "vision_end_token_id": 67}
 INDEX = {"image_token_index": 64}
 PINPOINTS = {"image_grid_pinpoints": [[28, 56], [56, 28], [56, 56], [84, 28], [28, 84]]}
@@ -92,6 +97,10 @@ CASES = {
     "llava_onevision": composite(
         "llava_onevision", "LlavaOnevisionForConditionalGeneration", QWEN2, SIGLIP, **INDEX, **PINPOINTS),
     "mistral3": composite("mistral3", "Mistral3ForConditionalGeneration", MISTRAL, PIXTRAL, **INDEX),
+    "mllama": composite(
+        "mllama", "MllamaForConditionalGeneration",
+        {"model_type": "mllama_text_model", "num_hidden_layers": 4, "cross_attention_layers": [1, 3], "rope_theta": 500000.0,
+         "pad_token_id": 0}, MLLAMA, **INDEX),
     "paligemma": composite(
         "paligemma", "PaliGemmaForConditionalGeneration", {"model_type": "gemma", "head_dim": 12},
         SIGLIP | {"projection_dim": 48}, **INDEX, projection_dim=48),

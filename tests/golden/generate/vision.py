@@ -12,6 +12,8 @@ import tempfile
 import numpy as np
 import torch
 from safetensors.numpy import save_file
+from transformers.models.mllama.image_processing_mllama import get_all_supported_aspect_ratios
+from transformers.models.mllama.processing_mllama import convert_sparse_cross_attention_mask_to_dense, get_cross_attention_token_mask
 
 import cases_hybrid
 import cases_vision
@@ -52,6 +54,8 @@ CASES = {
     "llava_onevision_shrunk": (
         TEXT["llava_onevision"] | {"vision_aspect_ratio": "anyres_max_2"}, tiles(5) | {"size": [50, 56], "grid": [2, 2]}),
     "mistral3": (TEXT["mistral3"], {"pixels": [1, 3, 28, 42], "size": [28, 42]}),
+    "mllama": (TEXT["mllama"], tiles(3) | {"grid": [3, 1]}),
+    "mllama_side_by_side": (TEXT["mllama"], tiles(4) | {"grid": [2, 2]}),
     "paligemma": (TEXT["paligemma"], tiles(1)),
     "paligemma_gemma2": (TEXT["paligemma_gemma2"], tiles(1)),
     "pixtral": (TEXT["pixtral"], {"pixels": [1, 3, 35, 21], "size": [35, 21]}),
@@ -77,6 +81,8 @@ def pictures(name, config, image, numbers):
     shape = image["pixels"]
     pixels = [formula.tensor(f"{name} pixels {number}", shape) * np.sqrt(np.float32(shape[-1])) / 2 for number in numbers]
     arguments = {}
+    if config["model_type"] == "mllama":
+        return mllama_pictures(config, image, pixels)
     if "grid" in image and len(shape) == 2:
         arguments["image_grid_thw"] = torch.tensor([[1, *image["grid"]]] * len(numbers))
     elif "size" in image:
@@ -90,8 +96,21 @@ def pictures(name, config, image, numbers):
     return {"pixel_values": torch.from_numpy(pixels)} | arguments
 
 
+def mllama_pictures(config, image, pixels):
+    """Images of one prompt, as Mllama's processor pads them."""
+    most = config["vision_config"]["max_num_tiles"]
+    n_tiles, count = image["pixels"][0], len(pixels)
+    padded = np.stack([np.pad(own, ((0, most - n_tiles), (0, 0), (0, 0), (0, 0))) for own in pixels])[None]
+    ratio = get_all_supported_aspect_ratios(most).index(tuple(image["grid"])) + 1
+    mask = (torch.arange(most) < n_tiles).long().expand(1, count, most)
+    return {"pixel_values": torch.from_numpy(padded), "aspect_ratio_ids": torch.full((1, count), ratio), "aspect_ratio_mask": mask}
+
+
 def features(model, arguments):
     """The embeddings `[tokens, hidden]` of an image, and what is added behind the first layers."""
+    if "aspect_ratio_mask" in arguments:
+        seen = model.model.vision_model(**arguments).last_hidden_state
+        return model.model.multi_modal_projector(seen).flatten(0, -2)[None]
     found = model.model.get_image_features(**arguments, return_dict=True)
     made = torch.cat([part.reshape(-1, part.shape[-1]) for part in found.pooler_output])
     deep = [part[0] for part in getattr(found, "deepstack_features", None) or []]
@@ -111,6 +130,11 @@ def prompt_logits(model, config, ids, arguments):
     is_image = (ids == TOKENS["image_token_id"]).int()
     if config["model_type"] == "gemma3":
         arguments = arguments | {"token_type_ids": is_image}
+    if "aspect_ratio_mask" in arguments:
+        most, n_tiles = arguments["aspect_ratio_mask"].shape[-1], arguments["aspect_ratio_mask"].sum(-1).tolist()
+        seen = [get_cross_attention_token_mask(row, TOKENS["image_token_id"]) for row in ids.tolist()]
+        mask = convert_sparse_cross_attention_mask_to_dense(seen, n_tiles, most, ids.shape[1])
+        arguments = arguments | {"cross_attention_mask": torch.from_numpy(mask)}
     if config["model_type"] == "paligemma":
         # The words are read as an answer's: none sees later ones.
         arguments = arguments | {"token_type_ids": 1 - is_image}
@@ -126,9 +150,9 @@ def main():
         config = cases_vision.seeing(config, VOCAB_SIZE)
         model, shapes = load(config)
         found = features(model, pictures(name, config, image, [0]))
-        n_tokens = found.shape[1]
-        # Its images come one after the other.
-        before = [2, 0] if config["model_type"] == "paligemma" else [2, 1]
+        n_tokens = 1 if config["model_type"] == "mllama" else found.shape[1]
+        # PaliGemma's images come one after the other.
+        before = [2, 0] if config["model_type"] == "paligemma" or name == "mllama_side_by_side" else [2, 1]
         rows = [
             prompt_logits(model, config, prompt(name, n_tokens, [5]), pictures(name, config, image, [0])),
             prompt_logits(model, config, prompt(name, n_tokens, before), pictures(name, config, image, [1, 2])),

@@ -49,6 +49,7 @@ pub const CLIP: Tower = Tower {
     scales: None,
     windows: false,
     last_norm: Some("post_layernorm"),
+    global: None,
 };
 
 pub const SIGLIP: Tower = Tower {

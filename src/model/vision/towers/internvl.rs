@@ -1,6 +1,8 @@
 //! InternViT (Chen et al. 2023, arXiv:2312.14238).
 
-use super::super::rows::{Learned, Resampling, Tower, TowerAttention, TowerBias, TowerMlp};
+use super::super::rows::{
+    Learned, Resampling, Tower, TowerAttention, TowerBias, TowerMlp, TowerScales,
+};
 use super::clip::CLIP;
 
 pub const INTERNVL: Tower = Tower {
@@ -37,7 +39,7 @@ pub const INTERNVL: Tower = Tower {
         norms_if: "use_qk_norm",
     },
     mlp: TowerMlp::Plain(["mlp.fc1", "mlp.fc2"], TowerBias::Always),
-    scales: Some(["lambda_1", "lambda_2"]),
+    scales: Some(TowerScales::Channels(["lambda_1", "lambda_2"])),
     // Unless `use_mean_pooling`.
     last_norm: Some("layernorm"),
     ..CLIP

@@ -3,6 +3,7 @@
 mod clip;
 mod glm4v;
 mod internvl;
+mod mllama;
 mod pixtral;
 mod qwen;
 
@@ -14,6 +15,7 @@ pub const TOWERS: &[&Tower] = &[
     &clip::IDEFICS3,
     &glm4v::GLM4V,
     &internvl::INTERNVL,
+    &mllama::MLLAMA,
     &pixtral::PIXTRAL,
     &qwen::QWEN2_VL,
     &qwen::QWEN2_5_VL,
