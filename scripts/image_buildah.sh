@@ -49,9 +49,7 @@ build_buildah() {
   buildah build --pull-never --format docker "${mounts[@]}" "${settings[@]}" --target "$1" --tag "nibble:$1" .
 }
 
-size_buildah() { buildah inspect --type image --format '{{.Docker.Size}}' "nibble:$1" 2>/dev/null | grep -x '[0-9]\+' || measured "$1"; }
-
-measured() {
+size_buildah() {
   local container
   container=$(buildah from --pull-never "nibble:$1")
   du -sb "$(buildah mount "$container")" | cut -f1

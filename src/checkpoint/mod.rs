@@ -153,6 +153,17 @@ pub enum Error {
         target: PathBuf,
         source: io::Error,
     },
+    /// The output's place belongs to somebody else, or is mounted to be read only.
+    #[error(
+        "{}: this user ({uid}) may not write there; name another --output, or run as the directory's owner (in a container with --user \
+         \"$(id -u):$(id -g)\")",
+        directory.display()
+    )]
+    NotWritable {
+        directory: PathBuf,
+        uid: u32,
+        source: io::Error,
+    },
     /// Any other failure of the file system.
     #[error("{path}: {source}")]
     Io { path: PathBuf, source: io::Error },
@@ -163,6 +174,23 @@ impl Error {
     fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::Io { path, source }
+    }
+
+    /// The same for the first thing that is written into `directory`.
+    fn first_write(directory: &Path) -> impl FnOnce(io::Error) -> Self {
+        use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+        let directory = directory.to_path_buf();
+        move |source| match source.kind() {
+            PermissionDenied | ReadOnlyFilesystem => Self::NotWritable {
+                directory,
+                uid: rustix::process::geteuid().as_raw(),
+                source,
+            },
+            _ => Self::Io {
+                path: directory,
+                source,
+            },
+        }
     }
 }
 

@@ -48,12 +48,12 @@ impl Target {
         if let Some(pid) = writing_process(&path) {
             return Err(Error::Busy { partial: path, pid });
         }
-        fs::create_dir_all(&self.parent).map_err(Error::io(&self.parent))?;
+        fs::create_dir_all(&self.parent).map_err(Error::first_write(&self.parent))?;
         if path.exists() {
             tracing::warn!(path = %path.display(), "removing what an interrupted run left");
             fs::remove_dir_all(&path).map_err(Error::io(&path))?;
         }
-        fs::create_dir(&path).map_err(Error::io(&path))?;
+        fs::create_dir(&path).map_err(Error::first_write(&self.parent))?;
         let partial = Partial { path, keep: false };
         let pid_file = partial.path.join(PID_FILE);
         fs::write(&pid_file, process::id().to_string()).map_err(Error::io(&pid_file))?;

@@ -199,6 +199,7 @@ pub const FAMILIES: &[Family] = &[
     family("paligemma", "PaliGemma 1, 2", &[]),
     family("phi", "Phi 1, 1.5, 2", ALL),
     family("phi3", "Phi 3, 3.5 and 4", ALL),
+    family("phi4_multimodal", "Phi-4 multimodal", &[]),
     family("phimoe", "Phi-3.5-MoE", &[Vllm]),
     family("qwen2", "Qwen2, Qwen2.5", ALL),
     family("qwen2_5_vl", "Qwen2.5-VL", &[]),

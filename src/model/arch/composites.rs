@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::glm4::GLM4;
 use super::llama::LLAMA;
 use super::mllama_text::MLLAMA_TEXT;
+use super::phi3::PHI3;
 use super::qwen2::QWEN2;
 use super::qwen3::QWEN3;
 use super::{Architecture, gemma, gemma3_text, gemma4_text, glm4_moe, llama4_text, ministral3};
@@ -305,6 +306,13 @@ pub const COMPOSITES: &[Composite] = &[
         OUTSIDE_OR_INSIDE,
     )
     .tied(),
+    composite(
+        "phi4_multimodal",
+        "Phi4MultimodalForCausalLM",
+        Text::Of(&PHI3),
+        &[ALONE],
+    )
+    .defaults(&[("max_position_embeddings", "131072")]),
     composite(
         "qwen2_5_vl",
         "Qwen2_5_VLForConditionalGeneration",

@@ -100,8 +100,14 @@ impl Vision {
         let model_type = json["model_type"].as_str().unwrap_or_default();
         let has_tower = json["vision_config"].is_object();
         let find = |eyes: &&&Eyes| eyes.model_types.contains(&model_type);
-        let Some(&eyes) = eyes::EYES.iter().find(find).filter(|_| has_tower) else {
+        if !has_tower {
             return Ok(None);
+        }
+        let Some(&eyes) = eyes::EYES.iter().find(find) else {
+            let known = eyes::EYES.iter().flat_map(|eyes| eyes.model_types);
+            let known: Vec<&str> = known.copied().collect();
+            let keys = Keys { json, path: "" };
+            return Err(keys.unsupported("model_type", &known.join(", ")));
         };
         let json = filled(json, eyes.defaults);
         let keys = Keys {

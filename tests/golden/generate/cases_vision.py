@@ -107,6 +107,14 @@ CASES = {
     "paligemma_gemma2": composite(
         "paligemma", "PaliGemmaForConditionalGeneration", {"model_type": "gemma2", "head_dim": 12, "sliding_window": 6},
         SIGLIP | {"projection_dim": 48}, **INDEX, projection_dim=48),
+    "phi4_multimodal": TEXT | {
+        "model_type": "phi4_multimodal", "architectures": ["Phi4MultimodalForCausalLM"], "tie_word_embeddings": True,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.75}, "pad_token_id": 0,
+        "head_dim": 16, "num_attention_heads": 3, "num_key_value_heads": 1, "vision_config": SIGLIP | {"crop_size": 28},
+        "audio_config": {
+            "hidden_size": 32, "intermediate_size": 48, "num_blocks": 1, "num_attention_heads": 4, "ext_pw_out_channel": 32,
+            "depthwise_separable_out_channel": 32, "input_size": 80, "nemo_conv_channels": 16},
+    },
     "pixtral": composite(
         "llava", "LlavaForConditionalGeneration", MISTRAL, PIXTRAL, **INDEX, vision_feature_layer=-1,
         vision_feature_select_strategy="full"),
