@@ -172,7 +172,7 @@ pub const FAMILIES: &[Family] = &[
     family("llama4_text", "Llama 4 (text models)", &[Vllm, GptqModel]),
     family("llava", "LLaVA 1.5, Pixtral", &[Transformers]),
     family("llava_next", "LLaVA-NeXT", &[Transformers]),
-    family("llava_onevision", "LLaVA-OneVision", &[]),
+    family("llava_onevision", "LLaVA-OneVision", &[Transformers]),
     // models/minicpm3.py gives its q_a_proj no name.
     family("minicpm3", "MiniCPM3", ALL).named_by_vllm(&[""]),
     family("minimax_m2", "MiniMax M2", &[Vllm]),
@@ -208,7 +208,7 @@ pub const FAMILIES: &[Family] = &[
     family("qwen2", "Qwen2, Qwen2.5", ALL),
     family("qwen2_5_vl", "Qwen2.5-VL", &[Vllm, Transformers]),
     family("qwen2_moe", "Qwen1.5-MoE, Qwen2-MoE", &[Vllm, GptqModel]),
-    family("qwen2_vl", "Qwen2-VL", &[]),
+    family("qwen2_vl", "Qwen2-VL", &[Transformers]),
     family("qwen3", "Qwen3 (dense)", ALL),
     family("qwen3_5", "Qwen3.5 (dense)", ALL),
     family("qwen3_5_moe", "Qwen3.5 with experts", &[Vllm, GptqModel]),
@@ -224,7 +224,7 @@ pub const FAMILIES: &[Family] = &[
     family("qwen3_vl_moe", "Qwen3-VL with experts", &[]),
     family("seed_oss", "Seed-OSS", ALL),
     family("smollm3", "SmolLM3", ALL),
-    family("smolvlm", "SmolVLM", &[]),
+    family("smolvlm", "SmolVLM", &[Transformers]),
     family("solar_open", "Solar Open", &[GptqModel]),
     // models/stablelm.py
     family("stablelm", "StableLM (sequential)", ALL)
