@@ -9,10 +9,6 @@ mounts=()
 for path in /etc/ssl/certs /usr/local/share/ca-certificates /etc/apt/sources.list.d /etc/apt/apt.conf.d /etc/pip.conf; do
   if [ -e "$path" ]; then mounts+=(--volume "$path:$path:ro"); fi
 done
-settings=()
-for name in PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_CERT PIP_DEFAULT_TIMEOUT SSL_CERT_FILE CARGO_HTTP_CAINFO http_proxy https_proxy no_proxy; do
-  if [ -n "${!name:-}" ]; then settings+=(--env "$name=${!name}"); fi
-done
 
 prepare_buildah() {
   [ "$(id -u)" = 0 ] || fail "without a Docker engine this needs root, for buildah and debootstrap"
@@ -46,7 +42,7 @@ base() {
 }
 
 build_buildah() {
-  buildah build --pull-never --format docker "${mounts[@]}" "${settings[@]}" --target "$1" --tag "nibble:$1" .
+  buildah build --pull-never --format docker "${mounts[@]}" --target "$1" --tag "nibble:$1" .
 }
 
 size_buildah() {

@@ -12,15 +12,17 @@ uid=12345
 fail() { echo "image-test: $1" >&2; exit 1; }
 
 scratch=$(mktemp -d)
+cleanup_docker() { :; }
+trap 'cleanup_$engine; rm -rf "$scratch"' EXIT
+engine=docker
 if docker info >/dev/null 2>&1; then
-  engine=docker images=${IMAGES:-cpu cuda}
+  images=${IMAGES:-cpu cuda}
 else
-  engine=buildah images=${IMAGES:-cpu}
+  images=${IMAGES:-cpu}
   source scripts/image_buildah.sh
+  engine=buildah
   prepare_buildah
 fi
-trap 'cleanup_$engine; rm -rf "$scratch"' EXIT
-cleanup_docker() { :; }
 
 build_docker() { docker build --tag "nibble:$1" --target "$1" .; }
 size_docker() { docker image inspect --format '{{.Size}}' "nibble:$1"; }
