@@ -69,13 +69,15 @@ impl<'a> LayerRun<'a> {
         let folds = self.run.settings.solver.folds();
         let model = &self.run.source.model;
         activations.enter_layer(self.run.source, self.layer)?;
-        let mut proof = match activations.probe(&self.block)? {
-            Some((state, places)) if folds => {
-                let source = self.run.source;
-                Some(FoldProof::new(model, source, self.layer, &state, places)?)
-            }
-            _ => None,
+        let probe = if folds {
+            activations.probe(&self.block)?
+        } else {
+            None
         };
+        let source = self.run.source;
+        let mut proof = probe
+            .map(|(state, places)| FoldProof::new(model, source, self.layer, &state, places))
+            .transpose()?;
         for (index, stage) in self.plan.stages.iter().enumerate() {
             let start = Instant::now();
             let monitor = self.run.monitor;
@@ -124,10 +126,10 @@ impl<'a> LayerRun<'a> {
         let mut reports = Vec::new();
         let mut running = Vec::new();
         let load = || stage.linears.iter().map(|linear| self.load_linear(linear));
-        let linears = (times.load).time(|| load().collect::<Result<Vec<_>>>())?;
+        let load = || load().collect::<Result<Vec<_>>>();
         // Where nothing that reads the input is quantized, only a search for the experts' scale needs its statistics.
         let is_searched = folds && stage.fold != Fold::None && self.plan.scales_experts(stage);
-        let solved = if is_searched || linears.iter().any(|linear| !linear.in_float) {
+        let solved = if is_searched || stage.linears.iter().any(|linear| !linear.in_float) {
             let stats = times
                 .statistics
                 .time(|| activations.observe(&self.block, stage))
@@ -138,6 +140,7 @@ impl<'a> LayerRun<'a> {
                 activations.n_image_tokens()
             };
             let tokens = [stats.n_tokens, image_tokens];
+            let linears = times.load.time(load)?;
             let energies = times.solve.time(|| output_energies(&linears, &stats))?;
             let solved = times
                 .solve
@@ -147,6 +150,7 @@ impl<'a> LayerRun<'a> {
             }
             solved
         } else {
+            let linears = times.load.time(load)?;
             if let Some(proof) = proof {
                 let biases = self.biases(&linears)?;
                 proof.advance_original(stage, &linears, &biases)?;
@@ -475,10 +479,16 @@ fn divisors(rows: &[usize], root: bool, scale: &[f32], out_features: usize) -> V
     divisors
 }
 
-/// The mean square of each linear's own output, summed over its features: what its error is relative to.
+/// The mean square of each linear's own output, summed over its features: what its error is relative to; 0 for those that stay
+/// in float.
 fn output_energies(linears: &[FloatLinear], stats: &InputStats) -> Result<Vec<f64>> {
     linears
         .iter()
-        .map(|linear| Ok(crate::quant::output_error(&linear.weight, stats)?))
+        .map(|linear| {
+            if linear.in_float {
+                return Ok(0.0);
+            }
+            Ok(crate::quant::output_error(&linear.weight, stats)?)
+        })
         .collect()
 }
