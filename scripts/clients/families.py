@@ -246,6 +246,19 @@ def check(program, name, config):
     return worst
 
 
+def check_all(title, names, check):
+    """Prints what `check` finds of each name, then how many agree, and exits: with 1 where one of them raised."""
+    failed = []
+    for name in names:
+        try:
+            print(f"{name}: {check(name)}", flush=True)
+        except Exception as error:
+            failed.append(name)
+            print(f"{name}: FAILED {type(error).__name__} {error}", flush=True)
+    print(f"{title}: {len(names) - len(failed)} of {len(names)} configurations agree; failed: {', '.join(failed) or 'none'}")
+    sys.exit(bool(failed))
+
+
 def load_torch(path):
     from safetensors.torch import load_file as load
 
@@ -263,15 +276,7 @@ def main():
     for name, config in logits.CASES.items():
         firsts.setdefault(config["model_type"], name)
     chosen = args.names or (list(logits.CASES) if args.all else list(firsts.values()))
-    failed = []
-    for name in chosen:
-        try:
-            print(f"{name}: perplexities differ by {check(args.nibble, name, logits.CASES[name]):.1e}", flush=True)
-        except Exception as error:
-            failed.append(name)
-            print(f"{name}: FAILED {type(error).__name__} {error}", flush=True)
-    print(f"families: {len(chosen) - len(failed)} of {len(chosen)} configurations agree; failed: {', '.join(failed) or 'none'}")
-    sys.exit(bool(failed))
+    check_all("families", chosen, lambda name: f"perplexities differ by {check(args.nibble, name, logits.CASES[name]):.1e}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import math
 import pathlib
 import shutil
 import subprocess
-import sys
 import tempfile
 
 import numpy as np
@@ -131,7 +130,7 @@ def check(program, name):
             expected = perplexity(float_model, inputs, image_token)
             worst = max(worst, abs(found["perplexity"] / expected - 1))
             assert worst < TOLERANCE, f"{directory}: transformers' perplexity is {expected}, Nibble's {found['perplexity']}"
-        return worst, n_tokens
+        return f"{n_tokens} tokens, perplexities differ by {worst:.1e}"
 
 
 @torch.no_grad()
@@ -142,16 +141,7 @@ def main():
     args = parser.parse_args()
     # PaliGemma's processor puts images before words, and its words see later ones of their prompt, which windows do not know.
     chosen = args.names or [name for name in seeing.CHANGES if not name.startswith("paligemma")]
-    failed = []
-    for name in chosen:
-        try:
-            worst, n_tokens = check(args.nibble, name)
-            print(f"{name}: {n_tokens} tokens, perplexities differ by {worst:.1e}", flush=True)
-        except Exception as error:
-            failed.append(name)
-            print(f"{name}: FAILED {type(error).__name__} {error}", flush=True)
-    print(f"images: {len(chosen) - len(failed)} of {len(chosen)} models agree; failed: {', '.join(failed) or 'none'}")
-    sys.exit(bool(failed))
+    families.check_all("images", chosen, lambda name: check(args.nibble, name))
 
 
 if __name__ == "__main__":

@@ -50,8 +50,7 @@ impl Model {
             for stage in &mut layer.stages {
                 let count = stage.experts.len();
                 for (index, expert) in stage.experts.iter_mut().enumerate() {
-                    let linears = expert.inputs.iter_mut().chain([&mut expert.output]);
-                    for linear in linears {
+                    for linear in expert.linears_mut() {
                         linear.fit(index, count, shape);
                     }
                 }
@@ -89,7 +88,7 @@ impl LayerPlan {
                 if let Fold::Rows { linear, .. } = &mut expert.fold {
                     rename(linear);
                 }
-                for linear in expert.inputs.iter_mut().chain([&mut expert.output]) {
+                for linear in expert.linears_mut() {
                     rename(&mut linear.name);
                     if let Stored::Stacked(stacked) = &mut linear.stored {
                         rename(&mut stacked.weight);

@@ -340,15 +340,6 @@ impl Model {
         Ok(embedded)
     }
 
-    /// Leaves those linears in float that read what images make, because there is none to calibrate them with.
-    pub fn leave_unseen_in_float(&mut self) {
-        let looking = (self.layers.iter_mut()).filter(|layer| layer.config.looks);
-        let stages = looking.flat_map(|layer| &mut layer.stages);
-        for linear in stages.flat_map(|stage| &mut stage.linears) {
-            linear.in_float = true;
-        }
-    }
-
     /// Gives `state` what `layer` takes of its tokens `ids` themselves, where it takes anything. Each row's first token stands
     /// at position `start`.
     ///

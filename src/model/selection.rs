@@ -1,4 +1,4 @@
-//! Linears that stay in float though others of their kind are quantized, because the caller wants it so.
+//! Linears that stay in float though others of their kind are quantized: because the caller wants it so, or for lack of data.
 
 use super::{ExpertPlan, LayerPlan, LinearPlan, Model, Role};
 
@@ -7,13 +7,20 @@ impl Model {
     pub fn leave_in_float(&mut self, in_float: &dyn Fn(&str) -> bool) {
         for layer in &mut self.layers {
             for stage in &mut layer.stages {
-                let experts = stage.experts.iter_mut();
-                let experts =
-                    experts.flat_map(|expert| expert.inputs.iter_mut().chain([&mut expert.output]));
+                let experts = stage.experts.iter_mut().flat_map(ExpertPlan::linears_mut);
                 for linear in stage.linears.iter_mut().chain(experts) {
                     linear.in_float = in_float(&linear.name);
                 }
             }
+        }
+    }
+
+    /// Leaves those linears in float that read what images make, because there is none to calibrate them with.
+    pub fn leave_unseen_in_float(&mut self) {
+        let looking = (self.layers.iter_mut()).filter(|layer| layer.config.looks);
+        let stages = looking.flat_map(|layer| &mut layer.stages);
+        for linear in stages.flat_map(|stage| &mut stage.linears) {
+            linear.in_float = true;
         }
     }
 

@@ -4,6 +4,8 @@ mod experts;
 
 pub use experts::Selection;
 
+use std::ops::Range;
+
 use anyhow::Result;
 use tch::{Device, Tensor};
 
@@ -121,10 +123,8 @@ impl<'a> Activations<'a> {
             let model = self.model;
             model.enter_layer(weights, self.compute, layer, ids, 0, &mut entered)?;
             if looks {
-                let size = entered.hidden.size();
-                let first = index * self.batch_size;
-                let windows = first..first + size[0] as usize;
-                let sees = (self.shown).sees(self.compute, windows, size[1] as usize)?;
+                let (windows, seq_len) = extent(index, self.batch_size, &entered.hidden);
+                let sees = (self.shown).sees(self.compute, windows, seq_len)?;
                 entered.set_slot(Slot::Sees, sees);
             }
             if entered.filled().next().is_some() {
@@ -256,12 +256,18 @@ impl<'a> Activations<'a> {
 
     /// Where the tokens of a batch stand, if there are images among them.
     fn places_of(&self, batch: usize, block: &Block) -> Result<Option<Places>> {
-        let size = self.batches[batch].state().hidden.size();
-        let first = batch * self.batch_size;
-        let windows = first..first + size[0] as usize;
-        let (seq_len, looks) = (size[1] as usize, block.looks());
+        let hidden = &self.batches[batch].state().hidden;
+        let (windows, seq_len) = extent(batch, self.batch_size, hidden);
+        let looks = block.looks();
         (self.shown).places(self.model, self.compute, windows, seq_len, looks)
     }
+}
+
+/// Which windows a batch holds, by its residual stream, and how many tokens each.
+fn extent(batch: usize, batch_size: usize, hidden: &Tensor) -> (Range<usize>, usize) {
+    let size = hidden.size();
+    let first = batch * batch_size;
+    (first..first + size[0] as usize, size[1] as usize)
 }
 
 /// The residual stream of `window`, `[tokens, hidden]`.

@@ -20,6 +20,7 @@ mod tower;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use regex::Regex;
 use tch::Device;
 
 pub use plan::{MEMORY_SHARE, Plan};
@@ -404,6 +405,7 @@ fn write_outside_layers(writer: &Writer, source: &ModelDir, plan: &Plan) -> Resu
 
 fn settings_report(settings: &Settings) -> SettingsReport {
     let gptq = settings.solver.gptq();
+    let texts = |patterns: &[Regex]| patterns.iter().map(ToString::to_string).collect();
     SettingsReport {
         method: settings.solver.to_string(),
         format: format!("{:?}", settings.format),
@@ -415,18 +417,8 @@ fn settings_report(settings: &Settings) -> SettingsReport {
         symmetric: settings.scheme.symmetric,
         act_order: gptq.map(|gptq| format!("{:?}", gptq.act_order)),
         damp_percent: gptq.map(|gptq| gptq.damp),
-        ignore: settings
-            .selection
-            .ignore
-            .iter()
-            .map(ToString::to_string)
-            .collect(),
-        only: settings
-            .selection
-            .only
-            .iter()
-            .map(ToString::to_string)
-            .collect(),
+        ignore: texts(&settings.selection.ignore),
+        only: texts(&settings.selection.only),
         seed: settings.seed,
     }
 }

@@ -97,15 +97,16 @@ impl Plan {
         };
         let mut sources = HashSet::new();
         for linear in &linears {
-            let [out, inp] = linear.shape();
-            quantized_parameters += (out * inp) as u64;
-            for spec in format.tensor_specs(out, inp, settings.scheme) {
-                specs.push(TensorSpec {
-                    name: format!("{}.{}", linear.name, spec.suffix),
-                    dtype: spec.dtype,
-                    shape: spec.shape,
-                });
-            }
+            quantized_parameters += linear.shape().iter().product::<usize>() as u64;
+        }
+        // Those of the tower among them.
+        for (name, out, inp) in &shapes {
+            let packed = format.tensor_specs(*out, *inp, settings.scheme);
+            specs.extend(packed.into_iter().map(|spec| TensorSpec {
+                name: format!("{name}.{}", spec.suffix),
+                dtype: spec.dtype,
+                shape: spec.shape,
+            }));
         }
         for linear in model.layers.iter().flat_map(LayerPlan::linears) {
             let [out, inp] = linear.shape();
@@ -140,7 +141,6 @@ impl Plan {
             .filter(|name| !used.contains(*name) && !tower.has(name))
             .map(str::to_owned)
             .collect();
-        specs.extend(tower.specs(settings));
         for name in &extras {
             if let Some(info) = checkpoint.info(name) {
                 specs.push(TensorSpec {

@@ -15,33 +15,30 @@ use crate::weights::ModelDir;
 pub fn open(settings: &Settings) -> Result<ModelDir> {
     let mut source = ModelDir::open(&settings.model)?;
     let selection = &settings.selection;
-    let names = source.model.layers.iter().flat_map(LayerPlan::linears);
-    let names: Vec<&str> = names.map(|linear| &linear.name[..]).collect();
     let in_tower = match &source.model.vision {
         Some(vision) if selection.vision => vision.linears(&source),
         _ => Vec::new(),
     };
+    let in_layers = source.model.layers.iter().flat_map(LayerPlan::linears);
+    let in_layers = in_layers.map(|linear| &linear.name[..]);
+    let in_tower = in_tower.iter().map(|linear| &linear.0[..]);
+    let names: Vec<&str> = in_tower.chain(in_layers).collect();
     let example = || {
-        let last = names
-            .last()
-            .copied()
-            .unwrap_or("none: the model has no linears");
-        last.to_owned()
+        let last = names.last();
+        last.map_or("none: the model has no linears", |name| name)
+            .to_owned()
     };
     for (option, pattern) in selection.patterns() {
-        let mut named = (names.iter().copied()).chain(in_tower.iter().map(|linear| &linear.0[..]));
-        if !named.any(|name| pattern.is_match(name)) {
-            let (pattern, example) = (pattern.to_string(), example());
+        if !names.iter().any(|name| pattern.is_match(name)) {
             return Err(settings::Error::NoSuchLinear {
                 option,
-                pattern,
-                example,
+                pattern: pattern.to_string(),
+                example: example(),
             }
             .into());
         }
     }
-    let mut named = (names.iter().copied()).chain(in_tower.iter().map(|linear| &linear.0[..]));
-    if named.all(|name| selection.leaves_in_float(name)) {
+    if names.iter().all(|name| selection.leaves_in_float(name)) {
         return Err(settings::Error::NothingLeft { example: example() }.into());
     }
     source

@@ -5,7 +5,7 @@ use std::ops::Range;
 use anyhow::Result;
 use tch::{Kind, Tensor};
 
-use crate::checkpoint::{TensorSpec, Writer};
+use crate::checkpoint::Writer;
 use crate::cli::settings::{self, Settings};
 use crate::model::Weights;
 use crate::quant::{self, GroupSize, QuantizedLinear, Scheme};
@@ -47,19 +47,6 @@ impl Tower {
             }
         }
         Ok(tower)
-    }
-
-    /// The tensors of the packed linears.
-    pub fn specs(&self, settings: &Settings) -> Vec<TensorSpec> {
-        let specs = self.linears.iter().flat_map(|(name, [out, inp])| {
-            let specs = settings.format.tensor_specs(*out, *inp, settings.scheme);
-            specs.into_iter().map(move |spec| TensorSpec {
-                name: format!("{name}.{}", spec.suffix),
-                dtype: spec.dtype,
-                shape: spec.shape,
-            })
-        });
-        specs.collect()
     }
 
     /// Whether this tensor is the weight of one that is quantized.

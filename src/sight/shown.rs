@@ -33,9 +33,8 @@ impl Shown {
         }
     }
 
-    /// Puts what an image became in the place of its tokens' embeddings, as many as `places` are, or keeps it for the layers that
-    /// attend to it, in the residual stream of
-    /// `window`, `hidden` `[tokens, hidden]` on the host.
+    /// Puts what an image became in the place of its tokens' embeddings, as many as `places` are, in `hidden`, the residual stream
+    /// of `window`, `[tokens, hidden]` on the host; or keeps it for the layers that attend to it.
     pub fn show(
         &mut self,
         window: usize,

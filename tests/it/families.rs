@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::support::{TinyModel, evaluate, json_file, nibble};
 
-const SMALL: &[&str] = &[
+pub const SMALL: &[&str] = &[
     "--group-size",
     "-1",
     "--seq-len",

@@ -4,17 +4,8 @@ use std::fs;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
-use crate::families::configurations;
+use crate::families::{SMALL, configurations};
 use crate::support::{TinyModel, evaluate, json_file, nibble};
-
-const SMALL: &[&str] = &[
-    "--group-size",
-    "-1",
-    "--seq-len",
-    "24",
-    "--num-samples",
-    "8",
-];
 
 /// Dtypes and bytes by names.
 type Tensors = BTreeMap<String, (Dtype, Vec<u8>)>;

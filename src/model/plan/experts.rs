@@ -18,6 +18,10 @@ impl ExpertPlan {
     pub fn linears(&self) -> impl Iterator<Item = &LinearPlan> {
         self.inputs.iter().chain([&self.output])
     }
+
+    pub fn linears_mut(&mut self) -> impl Iterator<Item = &mut LinearPlan> {
+        self.inputs.iter_mut().chain([&mut self.output])
+    }
 }
 
 impl Resolver<'_> {

@@ -147,24 +147,24 @@ impl TowerConfig {
         }
     }
 
-    /// The linears of a layer, with their shapes `[out, in]`.
-    pub fn layer_linears(&self) -> Vec<(&'static str, [usize; 2])> {
-        let attention = &self.row.attention;
-        let rows = 3 * self.width / attention.inputs.len();
-        let inputs = attention.inputs.iter();
-        let mut linears: Vec<_> = inputs.map(|&name| (name, [rows, self.width])).collect();
-        linears.push((attention.output, [self.width, self.width]));
-        let (inner, last) = match &self.row.mlp {
-            TowerMlp::Plain([up, down], _) => (vec![*up], *down),
-            TowerMlp::Gated([gate, up, down], _) => (vec![*gate, *up], *down),
+    /// The linears of a layer in the order in which they run, with their shapes `[out, in]`, and whether they have a bias.
+    pub fn layer_linears(&self) -> Vec<(&'static str, [usize; 2], bool)> {
+        let (attention, width) = (&self.row.attention, self.width);
+        let rows = 3 * width / attention.inputs.len();
+        let (wide, last, bias) = match self.row.mlp {
+            TowerMlp::Plain([up, down], bias) => (vec![up], down, bias),
+            TowerMlp::Gated([gate, up, down], bias) => (vec![gate, up], down, bias),
         };
-        linears.extend(
-            inner
-                .into_iter()
-                .map(|name| (name, [self.mlp_width, self.width])),
-        );
-        linears.push((last, [self.width, self.mlp_width]));
-        linears
+        let mlp_bias = matches!(bias, TowerBias::Always);
+        let inputs = attention.inputs.iter();
+        let inputs = inputs.map(|&name| (name, [rows, width], self.bias));
+        let wide = wide.into_iter();
+        let wide = wide.map(|name| (name, [self.mlp_width, width], mlp_bias));
+        inputs
+            .chain([(attention.output, [width, width], self.output_bias)])
+            .chain(wide)
+            .chain([(last, [width, self.mlp_width], mlp_bias)])
+            .collect()
     }
 
     pub fn head_dim(&self) -> usize {

@@ -2,7 +2,7 @@
 
 use super::config::TowerConfig;
 use super::place::PatchPlaces;
-use super::rows::{TowerBias, TowerMlp, TowerScales};
+use super::rows::TowerScales;
 use crate::model::activation::{activate, gated};
 use crate::model::linear::Linear;
 use crate::model::{Compute, Error, Norm, NormKind, Weights};
@@ -29,9 +29,6 @@ impl TowerLayer {
     ) -> Result<Self, Error> {
         let row = config.row;
         let width = config.width;
-        let linear = |name: &str, shape, bias| {
-            load_linear(weights, compute, &format!("{prefix}{name}"), shape, bias)
-        };
         let norm = |kind, eps, name: &str| {
             Norm::load(
                 weights,
@@ -43,31 +40,21 @@ impl TowerLayer {
             )
         };
         let attention = &row.attention;
-        let rows = 3 * width / attention.inputs.len();
-        let inputs = attention.inputs.iter();
-        let mlp = match row.mlp {
-            TowerMlp::Plain([up, down], bias) => vec![(up, true, bias), (down, false, bias)],
-            TowerMlp::Gated([gate, up, down], bias) => {
-                vec![(gate, true, bias), (up, true, bias), (down, false, bias)]
-            }
-        };
-        let mlp = mlp.into_iter().map(|(name, widens, bias)| {
-            let shape = if widens {
-                [config.mlp_width, width]
-            } else {
-                [width, config.mlp_width]
-            };
-            linear(name, shape, matches!(bias, TowerBias::Always))
-        });
+        let linears = config.layer_linears().into_iter();
+        let mut inputs = linears
+            .map(|(name, shape, bias)| {
+                load_linear(weights, compute, &format!("{prefix}{name}"), shape, bias)
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let mlp = inputs.split_off(attention.inputs.len() + 1);
+        let output = inputs.pop().expect("attention's output");
         let query_key_norms = attention.norms.filter(|_| config.query_key_norms);
         Ok(Self {
             norms: [
                 norm(config.norm_kind, config.eps, row.norm_names[0])?,
                 norm(config.norm_kind, config.eps, row.norm_names[1])?,
             ],
-            inputs: inputs
-                .map(|name| linear(name, [rows, width], config.bias))
-                .collect::<Result<_, _>>()?,
+            inputs,
             query_key_norms: match query_key_norms {
                 None => None,
                 // Whatever the others are, and with an epsilon of their own.
@@ -76,8 +63,8 @@ impl TowerLayer {
                     norm(NormKind::Rms, 1e-6, key)?,
                 ]),
             },
-            output: linear(attention.output, [width, width], config.output_bias)?,
-            mlp: mlp.collect::<Result<_, _>>()?,
+            output,
+            mlp,
             scales: match row.scales {
                 None => None,
                 Some(scales) => {

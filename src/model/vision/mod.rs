@@ -207,7 +207,7 @@ impl Vision {
         });
         let named = |layer: String| {
             let linears = linears.iter();
-            linears.map(move |(name, shape)| (format!("{layer}{name}"), *shape))
+            linears.map(move |(name, shape, _)| (format!("{layer}{name}"), *shape))
         };
         layers.flat_map(named).collect()
     }
