@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 use crate::calibration::Tokenizer;
 use crate::cli::GenerateArgs;
 use crate::cli::settings::ComputeChoice;
-use crate::model::{KvCache, Layer, State};
+use crate::model::{KvCache, Layer, State, Tokens};
 use crate::pipeline;
 use crate::weights::ModelDir;
 
@@ -39,7 +39,7 @@ pub fn generate(args: &GenerateArgs) -> Result<()> {
         let embedded = (dir.model).embed(&dir, compute, new, new.len(), fed)?;
         let mut state = State::new(embedded.f_unsqueeze(0)?);
         for (index, (layer, cache)) in layers.iter().zip(&mut caches).enumerate() {
-            (dir.model).enter_layer(&dir, compute, index, new, fed, &mut state)?;
+            (dir.model).enter_layer(&dir, compute, index, Tokens::words(new, fed), &mut state)?;
             state = layer.forward(state, &places, Some(cache))?;
         }
         fed = ids.len();

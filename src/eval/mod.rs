@@ -8,7 +8,7 @@ use tch::{Kind, Tensor};
 
 use crate::calibration::Windows;
 use crate::images::Processor;
-use crate::model::{Compute, Head, Layer, Slot, State};
+use crate::model::{Compute, Head, Layer, Slot, State, Tokens};
 use crate::sight::{self, Shown};
 use crate::weights::ModelDir;
 
@@ -142,7 +142,7 @@ fn final_hidden(
             Ok(State::new(hidden.f_to_device(tch::Device::Cpu)?))
         })
         .collect::<Result<Vec<_>>>()?;
-    let mut shown = Shown::new(ids.len());
+    let mut shown = Shown::new(&dir.model, ids.len());
     if let Some(processor) = processor {
         let show = |window: usize, places: &[usize], features: &_| {
             shown.show(
@@ -158,8 +158,14 @@ fn final_hidden(
         let layer = Layer::load(&dir.model, dir, compute, index)?;
         for (number, (ids, waiting)) in batches.iter().zip(&mut states).enumerate() {
             let mut state = waiting.to_device(compute.device)?;
-            (dir.model).enter_layer(dir, compute, index, ids, 0, &mut state)?;
             let windows = number * batch..number * batch + ids.len() / seq_len;
+            let images = shown.embedded(windows.clone(), seq_len)?;
+            let tokens = Tokens {
+                ids,
+                start: 0,
+                images: images.as_ref(),
+            };
+            (dir.model).enter_layer(dir, compute, index, tokens, &mut state)?;
             let looks = layer.block.looks();
             if looks {
                 let sees = shown.sees(compute, windows.clone(), seq_len)?;

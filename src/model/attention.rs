@@ -6,6 +6,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::Error;
 use super::places::Images;
+use super::vision::Sight;
 use crate::kernels::{self, attention::Problem};
 use crate::tensor::{Exclusive, bf16_slice, f32_slice, on_cpu_in_bf16};
 
@@ -202,10 +203,10 @@ pub(super) fn attention_within_images(
     let window = scores.window.map_or(i64::MAX, |window| window as i64);
     let everything = Tensor::f_ones([n_tokens, n_tokens], (Kind::Bool, device))?;
     let near = everything.f_triu(1i64.saturating_sub(window))?;
-    let seen = if images.in_window {
-        own.f_logical_or(&before)?.f_logical_and(&near)?
-    } else {
+    let seen = if images.sight == Sight::WholeImage {
         before.f_logical_and(&near)?.f_logical_or(&own)?
+    } else {
+        own.f_logical_or(&before)?.f_logical_and(&near)?
     };
     let seen = seen.f_unsqueeze(1)?;
     let [query, key, value] = [query, key, value].map(|x| x.f_transpose(1, 2));

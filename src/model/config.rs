@@ -63,6 +63,8 @@ pub struct LayerInputConfig {
     pub width: usize,
     /// Tokens that have any.
     pub vocab_size: usize,
+    /// The token whose numbers those take that stand for images.
+    pub stand_in: u32,
 }
 
 impl LayerInputConfig {
@@ -73,7 +75,11 @@ impl LayerInputConfig {
             return Ok(None);
         }
         let vocab_size = keys.size("vocab_size_per_layer_input")?;
-        Ok(Some(Self { width, vocab_size }))
+        Ok(Some(Self {
+            width,
+            vocab_size,
+            stand_in: keys.usize("pad_token_id")?.unwrap_or(0) as u32,
+        }))
     }
 }
 

@@ -97,8 +97,8 @@ impl Weights for FormulaWeights {
     }
 }
 
-/// Norms and factors lie around 1, biases within a half, what corrects a choice of experts within a tenth, embeddings within
-/// 1, other matrices within `2 / sqrt(columns)`.
+/// Norms and factors lie around 1, biases within a half, what corrects a choice of experts within a tenth, bounds around
+/// -1 and 1, embeddings within 1, other matrices within `2 / sqrt(columns)`.
 pub(crate) fn values(name: &str, shape: &[usize]) -> Vec<f32> {
     let columns = shape.last().copied().unwrap_or(1) as f32;
     let mut parts = name.rsplit('.');
@@ -107,6 +107,8 @@ pub(crate) fn values(name: &str, shape: &[usize]) -> Vec<f32> {
     let (centre, width) = match last {
         "weight" if is_norm => (1.0, 0.5),
         "scale" | "per_expert_scale" | "layer_scalar" => (1.0, 0.5),
+        _ if last.ends_with("_min") => (-1.0, 0.5),
+        _ if last.ends_with("_max") => (1.0, 0.5),
         "bias" => (0.0, 0.5),
         "e_score_correction_bias" | "expert_bias" => (0.0, 0.1),
         _ if name.ends_with("embed_tokens.weight") || name.ends_with("embed_in.weight") => {

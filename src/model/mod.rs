@@ -57,6 +57,36 @@ use std::collections::HashSet;
 use std::ops::Range;
 use tch::{Device, Kind, Tensor};
 
+/// Tokens of rows of one length, one row after the other.
+#[derive(Debug, Clone, Copy)]
+pub struct Tokens<'a> {
+    pub ids: &'a [u32],
+    /// The position of each row's first one.
+    pub start: usize,
+    /// What images became, where that has taken the place of the embeddings of some.
+    pub images: Option<&'a EmbeddedImages>,
+}
+
+/// What images became that have taken the place of tokens' embeddings.
+#[derive(Debug)]
+pub struct EmbeddedImages {
+    /// `[n]` int64: which of all tokens.
+    pub places: Tensor,
+    /// `[n, hidden]`
+    pub rows: Tensor,
+}
+
+impl<'a> Tokens<'a> {
+    /// Words alone.
+    pub fn words(ids: &'a [u32], start: usize) -> Self {
+        Self {
+            ids,
+            start,
+            images: None,
+        }
+    }
+}
+
 /// Where weights come from: a plain checkpoint, or a quantized directory that is dequantized on the way.
 pub trait Weights: Sync {
     /// The whole tensor `name` on the CPU, in any float kind. `shape` is what the model expects; another is an error.
@@ -340,8 +370,7 @@ impl Model {
         Ok(embedded)
     }
 
-    /// Gives `state` what `layer` takes of its tokens `ids` themselves, where it takes anything. Each row's first token stands
-    /// at position `start`.
+    /// Gives `state` what `layer` takes of its `tokens` themselves, where it takes anything.
     ///
     /// A row of the table is all layers' inputs of a token; only this layer's part of it is read.
     pub fn enter_layer(
@@ -349,15 +378,17 @@ impl Model {
         weights: &dyn Weights,
         compute: Compute,
         layer: usize,
-        ids: &[u32],
-        start: usize,
+        tokens: Tokens<'_>,
         state: &mut State,
     ) -> Result<(), Error> {
         let (Some(row), Some(config)) = (self.arch.layer_input, self.config.layer_input) else {
             return Ok(());
         };
         let [n_rows, row_len] = [0, 1].map(|dim| state.hidden.size()[dim]);
-        let LayerInputConfig { width, vocab_size } = config;
+        let Tokens { ids, start, images } = tokens;
+        let LayerInputConfig {
+            width, vocab_size, ..
+        } = config;
         if let Some(&id) = ids.iter().find(|&&id| id as usize >= vocab_size) {
             return Err(Error::TokenId { id, vocab_size });
         }
@@ -371,7 +402,12 @@ impl Model {
         let name = format!("{}.weight", self.stored_name(row.model_projection));
         let projection = weights.part(&name, &[n_layers * width, hidden], layer, n_layers)?;
         let projection = compute.place(&projection.f_view([width as i64, hidden as i64])?)?;
-        let embedded = self.embed(weights, compute, ids, row_len as usize, start)?;
+        let mut embedded = self.embed(weights, compute, ids, row_len as usize, start)?;
+        if let Some(images) = images {
+            let rows = compute.place(&images.rows)?;
+            let places = images.places.f_to_device(compute.device)?;
+            embedded = embedded.f_index_copy_(0, &places, &rows)?;
+        }
         let context = embedded.f_linear(&projection, None::<&Tensor>)?;
         let context = context.f_mul_scalar((hidden as f64).powf(-0.5))?;
         let (kind, eps) = (self.arch.norm, self.config.norm_eps);

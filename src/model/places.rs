@@ -22,8 +22,7 @@ pub struct Sighting {
 pub(super) struct Images {
     /// `[windows, tokens]`: the number in its window of the run of images that a token belongs to, -1 of none.
     pub runs: Tensor,
-    /// Whether a layer's window holds for them too.
-    pub in_window: bool,
+    pub sight: Sight,
 }
 
 /// Where the tokens of a batch of windows stand.
@@ -76,7 +75,7 @@ impl Places {
             Sight::Causal => None,
             sight => Some(Images {
                 runs: runs(seq_len, sightings, compute.device)?,
-                in_window: sight == Sight::OwnImage,
+                sight,
             }),
         };
         Ok(Self {
@@ -105,9 +104,10 @@ impl Places {
         &self.ropes[index]
     }
 
-    /// The images, where their tokens see later ones of their own.
-    pub(super) fn images(&self) -> Option<&Images> {
-        self.images.as_ref()
+    /// The images, where their tokens see later ones of their own in a layer with a window, or in one without.
+    pub(super) fn images(&self, has_window: bool) -> Option<&Images> {
+        let images = self.images.as_ref();
+        images.filter(|images| has_window || images.sight != Sight::OwnImageInWindows)
     }
 }
 

@@ -80,8 +80,8 @@ fn forward(
             let mut state = State::new(embedded.view([size[0], end - start, -1]));
             for (index, (layer, cache)) in layers.iter().zip(&mut caches).enumerate() {
                 let cache = (ends.len() > 1).then_some(cache);
-                let start = start as usize;
-                (model.enter_layer(weights, compute, index, &chunk, start, &mut state)).unwrap();
+                let tokens = Tokens::words(&chunk, start as usize);
+                (model.enter_layer(weights, compute, index, tokens, &mut state)).unwrap();
                 state = layer.forward(state, &places, cache).unwrap();
             }
             start = end;

@@ -14,7 +14,7 @@ use super::fold::{FoldProof, PROBE_TOKENS};
 use super::memory::MemoryPlan;
 use crate::model::vision::Features;
 use crate::model::{
-    Block, Compute, Linear, Model, Places, Slot, Stage, StageInput, State, Weights,
+    Block, Compute, Linear, Model, Places, Slot, Stage, StageInput, State, Tokens, Weights,
 };
 use crate::quant::{InputStats, InputSums};
 use crate::sight::Shown;
@@ -61,7 +61,7 @@ impl<'a> Activations<'a> {
             places: model.places(compute, windows[0].len())?,
             batches: batches.collect::<Result<_>>()?,
             ids,
-            shown: Shown::new(windows.len()),
+            shown: Shown::new(model, windows.len()),
             batch_size: plan.batch_size,
             recompute: plan.recompute,
             slice: plan.slice,
@@ -120,10 +120,16 @@ impl<'a> Activations<'a> {
         let looks = self.model.layers[layer].config.looks;
         for (index, (batch, ids)) in self.batches.iter_mut().zip(&self.ids).enumerate() {
             let mut entered = State::new(batch.state().hidden.shallow_clone());
+            let (windows, seq_len) = extent(index, self.batch_size, &entered.hidden);
+            let images = self.shown.embedded(windows.clone(), seq_len)?;
+            let tokens = Tokens {
+                ids,
+                start: 0,
+                images: images.as_ref(),
+            };
             let model = self.model;
-            model.enter_layer(weights, self.compute, layer, ids, 0, &mut entered)?;
+            model.enter_layer(weights, self.compute, layer, tokens, &mut entered)?;
             if looks {
-                let (windows, seq_len) = extent(index, self.batch_size, &entered.hidden);
                 let sees = (self.shown).sees(self.compute, windows, seq_len)?;
                 entered.set_slot(Slot::Sees, sees);
             }

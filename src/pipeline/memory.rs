@@ -96,8 +96,10 @@ impl MemoryPlan {
             let (stage, batch) = widest(batch_size, slice);
             let slot_width = slot_width(model, recompute);
             // As if all tokens were those of images.
-            let n_deep = model.vision.as_ref().map_or(0, Vision::n_deep);
-            let width = model.config.hidden_size * (1 + n_deep) + slot_width;
+            let kept = model.vision.as_ref().map_or(0, |vision| {
+                vision.n_deep() + usize::from(model.config.layer_input.is_some())
+            });
+            let width = model.config.hidden_size * (1 + kept) + slot_width;
             let activations = windows * settings.seq_len * width * element + images;
             Self {
                 batch_size,

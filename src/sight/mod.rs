@@ -100,7 +100,7 @@ impl ImagePrompts for Processor {
     }
 }
 
-/// The windows' tokens with 0 in the place of those that stand for images: what is embedded there is replaced, and a placeholder
+/// The windows' tokens with another in the place of those that stand for images: what is embedded there is replaced, and a placeholder
 /// need not be in the vocabulary. Where layers attend to images it is a token as any other.
 pub fn without_placeholders(model: &Model, windows: &Windows) -> Vec<Vec<u32>> {
     let mut ids = windows.ids.clone();
@@ -110,10 +110,11 @@ pub fn without_placeholders(model: &Model, windows: &Windows) -> Vec<Vec<u32>> {
     if vision.n_looked_at().is_some() {
         return ids;
     }
+    let stand_in = (model.config.layer_input).map_or(0, |input| input.stand_in);
     for (ids, images) in ids.iter_mut().zip(&windows.images) {
         for image in images {
             for place in places(ids, vision, image.start, image.n_tokens) {
-                ids[place] = 0;
+                ids[place] = stand_in;
             }
         }
     }

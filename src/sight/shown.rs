@@ -6,7 +6,7 @@ use anyhow::Result;
 use tch::{Device, Tensor};
 
 use crate::model::vision::Features;
-use crate::model::{Compute, Gallery, Hung, Model, Places, Sighting};
+use crate::model::{Compute, EmbeddedImages, Gallery, Hung, Model, Places, Sighting};
 
 /// The images of windows of one length.
 #[derive(Debug)]
@@ -20,16 +20,20 @@ pub struct Shown {
     deep: Vec<(usize, Tensor, Vec<Tensor>)>,
     /// Of each window, the images that layers of their own attend to, on the host.
     hung: Vec<Vec<Hung>>,
+    /// What took the place of tokens' embeddings, on the host, for layers that read these again: the window, the tokens' places
+    /// in it and `[tokens, hidden]`; `None` for a model without such layers.
+    embedded: Option<Vec<(usize, Tensor, Tensor)>>,
 }
 
 impl Shown {
     /// Nothing yet.
-    pub fn new(n_windows: usize) -> Self {
+    pub fn new(model: &Model, n_windows: usize) -> Self {
         Self {
             windows: vec![Vec::new(); n_windows],
             tokens: vec![HashSet::new(); n_windows],
             deep: Vec::new(),
             hung: (0..n_windows).map(|_| Vec::new()).collect(),
+            embedded: model.config.layer_input.map(|_| Vec::new()),
         }
     }
 
@@ -74,12 +78,37 @@ impl Shown {
         let _ = hidden
             .shallow_clone()
             .f_index_copy_(0, &places, &embeddings)?;
+        if let Some(kept) = &mut self.embedded {
+            kept.push((window, places.shallow_clone(), embeddings));
+        }
         let deep = features.deep.iter().rev().map(kept);
         let deep = deep.collect::<Result<Vec<_>>>()?;
         if !deep.is_empty() {
             self.deep.push((window, places, deep));
         }
         Ok(())
+    }
+
+    /// What stands in the place of tokens' embeddings in these windows, for layers that read the embeddings again.
+    pub fn embedded(
+        &self,
+        windows: std::ops::Range<usize>,
+        seq_len: usize,
+    ) -> Result<Option<EmbeddedImages>> {
+        let own = self.embedded.iter().flatten();
+        let own = own.filter(|(window, ..)| windows.contains(window));
+        let (mut places, mut rows) = (Vec::new(), Vec::new());
+        for (window, own_places, own_rows) in own {
+            places.push(own_places.f_add_scalar(((window - windows.start) * seq_len) as i64)?);
+            rows.push(own_rows);
+        }
+        if rows.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(EmbeddedImages {
+            places: Tensor::f_cat(&places, 0)?,
+            rows: Tensor::f_cat(&rows, 0)?,
+        }))
     }
 
     /// Adds what images left for the layer that all have been through, behind its stages. `hidden` gives the residual stream of

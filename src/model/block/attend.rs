@@ -56,7 +56,7 @@ impl Block {
             _ => (key, value),
         };
         let sinks = self.sinks.as_ref();
-        if let Some(images) = places.images() {
+        if let Some(images) = places.images(self.scores.window.is_some()) {
             return attention_within_images(&query, &key, &value, self.scores, images);
         }
         attention(&query, &key, &value, self.scores, sinks, cache)

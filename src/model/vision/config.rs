@@ -1,6 +1,6 @@
 //! A tower's sizes, from `vision_config`.
 
-use super::rows::{Eps, MlpWidth, Tower, TowerBias, TowerMlp};
+use super::rows::{Eps, MlpWidth, Resampling, Tower, TowerBias, TowerMlp, TowerQueryKeyNorms};
 use crate::model::config::activation;
 use crate::model::keys::Keys;
 use crate::model::{Activation, Error, NormKind};
@@ -17,6 +17,8 @@ pub struct TowerConfig {
     pub mlp_width: usize,
     pub n_layers: usize,
     pub n_heads: usize,
+    pub n_kv_heads: usize,
+    pub head_dim: usize,
     /// Pixels of a patch's side.
     pub patch_size: usize,
     /// Patches of the side of a square that becomes one feature, where patches are stored square by square.
@@ -30,14 +32,16 @@ pub struct TowerConfig {
     pub rope_theta: f64,
     pub bias: bool,
     pub output_bias: bool,
-    /// Whether whole queries and keys have norms.
+    /// Whether queries and keys have norms, of the kind that the row says.
     pub query_key_norms: bool,
+    /// Whether what the layers' linears read and make is bounded.
+    pub bounded: bool,
     /// The norms of layers; those around them are as the row says.
     pub norm_kind: NormKind,
     pub has_last_norm: bool,
     /// Patches of a window's side, in squares, and the layers that attend to everything all the same.
     pub windows: Option<(usize, Vec<usize>)>,
-    /// Rows of the table of positions, the class token's among them.
+    /// Rows of the table of positions, the class token's among them; of one of the two where there are two.
     pub n_positions: usize,
     /// The layers whose outputs are used in the language model's first layers.
     pub deepstack: Vec<usize>,
@@ -63,13 +67,23 @@ impl TowerConfig {
             Some(n_heads) => n_heads,
             None => either("num_heads", "num_attention_heads")?,
         };
-        if !width.is_multiple_of(n_heads) || row.rotary.is_some() && width / n_heads % 4 != 0 {
-            return Err(keys.invalid(
-                row.width,
-                format!(
-                    "a multiple of the {n_heads} heads, and where positions turn, four times that"
-                ),
-            ));
+        let own_heads = matches!(row.attention.norms, TowerQueryKeyNorms::Heads(_));
+        let head_dim = keys.length("head_dim")?.filter(|_| own_heads);
+        if head_dim.is_none() && !width.is_multiple_of(n_heads) {
+            let heads = format!("a multiple of the {n_heads} heads");
+            return Err(keys.invalid(row.width, heads));
+        }
+        let head_dim = head_dim.unwrap_or(width / n_heads);
+        if row.rotary.is_some() && !head_dim.is_multiple_of(4) {
+            let turning =
+                format!("a multiple of 4 for each of the {n_heads} heads, whose positions turn");
+            return Err(keys.invalid(if own_heads { "head_dim" } else { row.width }, turning));
+        }
+        let n_kv_heads = keys.length("num_key_value_heads")?.filter(|_| own_heads);
+        let n_kv_heads = n_kv_heads.unwrap_or(n_heads);
+        if !n_heads.is_multiple_of(n_kv_heads) {
+            let divisor = format!("a divisor of the {n_heads} heads");
+            return Err(keys.invalid("num_key_value_heads", divisor));
         }
         let patch_size = keys.size("patch_size")?;
         let image_size = keys.length("image_size")?;
@@ -78,9 +92,14 @@ impl TowerConfig {
             TowerBias::Never => Ok(false),
             TowerBias::If(key) => Ok::<_, Error>(keys.bool(key)?.unwrap_or(false)),
         };
-        let n_positions = match keys.length("num_position_embeddings")? {
-            Some(count) => count,
-            None => image_size.map_or(0, |size| (size / patch_size).pow(2)),
+        let by_axis = (row.positions).is_some_and(|table| table.resampling == Resampling::ByAxis);
+        let n_positions = if by_axis {
+            keys.size("position_embedding_size")?
+        } else {
+            match keys.length("num_position_embeddings")? {
+                Some(count) => count,
+                None => image_size.map_or(0, |size| (size / patch_size).pow(2)),
+            }
         };
         let windows = if row.windows {
             let side = keys.size("window_size")? / keys.size("spatial_merge_size")? / patch_size;
@@ -91,6 +110,9 @@ impl TowerConfig {
         } else {
             None
         };
+        let act = ["hidden_act", "hidden_activation"];
+        let act = act.into_iter().find(|key| keys.get(key).is_some());
+        let act = act.unwrap_or("hidden_act");
         let rotary = keys.get("rope_parameters").unwrap_or(&Value::Null);
         let rope_theta = Keys {
             json: rotary,
@@ -108,11 +130,13 @@ impl TowerConfig {
             },
             n_layers: either("depth", "num_hidden_layers")?,
             n_heads,
+            n_kv_heads,
+            head_dim,
             patch_size,
             squares: keys.length("spatial_merge_size")?,
             frames: keys.length("temporal_patch_size")?.unwrap_or(1),
             image_size,
-            activation: activation(&keys, "hidden_act")?,
+            activation: activation(&keys, act)?,
             eps: match row.norm.eps {
                 Eps::Is(eps) => eps,
                 Eps::Key(key) => keys.positive(key)?.ok_or_else(|| keys.missing(key))?,
@@ -121,8 +145,15 @@ impl TowerConfig {
             rope_theta: rope_theta.unwrap_or(10_000.0),
             bias: flag(row.attention.bias)?,
             output_bias: flag(row.attention.output_bias)?,
-            query_key_norms: row.attention.norms.is_some()
-                && keys.bool(row.attention.norms_if)?.unwrap_or(false),
+            query_key_norms: match row.attention.norms {
+                TowerQueryKeyNorms::None => false,
+                TowerQueryKeyNorms::Whole(_, key) => keys.bool(key)?.unwrap_or(false),
+                TowerQueryKeyNorms::Heads(_) => true,
+            },
+            bounded: match row.bounded_if {
+                None => false,
+                Some(key) => keys.bool(key)?.unwrap_or(false),
+            },
             norm_kind: match keys.str("norm_type")? {
                 Some("rms_norm") => NormKind::Rms,
                 Some("layer_norm") | None => row.norm.kind,
@@ -150,25 +181,25 @@ impl TowerConfig {
     /// The linears of a layer in the order in which they run, with their shapes `[out, in]`, and whether they have a bias.
     pub fn layer_linears(&self) -> Vec<(&'static str, [usize; 2], bool)> {
         let (attention, width) = (&self.row.attention, self.width);
-        let rows = 3 * width / attention.inputs.len();
+        let [heads, kv_heads] = [self.n_heads, self.n_kv_heads].map(|n| n * self.head_dim);
+        let rows = match attention.inputs.len() {
+            1 => vec![heads + 2 * kv_heads],
+            _ => vec![heads, kv_heads, kv_heads],
+        };
         let (wide, last, bias) = match self.row.mlp {
             TowerMlp::Plain([up, down], bias) => (vec![up], down, bias),
             TowerMlp::Gated([gate, up, down], bias) => (vec![gate, up], down, bias),
         };
         let mlp_bias = matches!(bias, TowerBias::Always);
-        let inputs = attention.inputs.iter();
-        let inputs = inputs.map(|&name| (name, [rows, width], self.bias));
+        let inputs = attention.inputs.iter().zip(rows);
+        let inputs = inputs.map(|(&name, rows)| (name, [rows, width], self.bias));
         let wide = wide.into_iter();
         let wide = wide.map(|name| (name, [self.mlp_width, width], mlp_bias));
         inputs
-            .chain([(attention.output, [width, width], self.output_bias)])
+            .chain([(attention.output, [width, heads], self.output_bias)])
             .chain(wide)
             .chain([(last, [width, self.mlp_width], mlp_bias)])
             .collect()
-    }
-
-    pub fn head_dim(&self) -> usize {
-        self.width / self.n_heads
     }
 }
 

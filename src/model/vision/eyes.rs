@@ -5,6 +5,7 @@ use crate::model::NormKind;
 
 pub const EYES: &[&Eyes] = &[
     &GEMMA3,
+    &GEMMA4,
     &GLM4V,
     &IDEFICS3,
     &INTERNVL,
@@ -176,6 +177,32 @@ const GEMMA3: Eyes = Eyes {
         Step::Matrix("mm_input_projection_weight", Width::Text),
     ],
     sight: Sight::OwnImage,
+    ..LLAVA
+};
+
+/// Audio stays unheard.
+const GEMMA4: Eyes = Eyes {
+    model_types: &["gemma4"],
+    tower: "gemma4_vision",
+    defaults: &[("image_token_id", "258880")],
+    prefixes: &[Prefixes {
+        tower: "model.vision_tower.",
+        projector: "model.",
+        newline: "",
+    }],
+    selection: Selection::Last,
+    projector: &[
+        Step::PoolBy("pooling_kernel_size"),
+        Step::Standardize("vision_tower."),
+        Step::PlainNorm(Eps::Key("rms_norm_eps")),
+        Step::Linear(
+            "embed_vision.embedding_projection",
+            Width::Text,
+            StepBias::Never,
+        ),
+    ],
+    image_token: &["image_token_id"],
+    sight: Sight::OwnImageInWindows,
     ..LLAVA
 };
 

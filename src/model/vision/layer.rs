@@ -2,7 +2,7 @@
 
 use super::config::TowerConfig;
 use super::place::PatchPlaces;
-use super::rows::TowerScales;
+use super::rows::{TowerQueryKeyNorms, TowerScales};
 use crate::model::activation::{activate, gated};
 use crate::model::linear::Linear;
 use crate::model::{Compute, Error, Norm, NormKind, Weights};
@@ -11,13 +11,63 @@ use tch::Tensor;
 #[derive(Debug)]
 pub struct TowerLayer {
     norms: [Norm; 2],
+    norms_after: Option<[Norm; 2]>,
     /// One linear for queries, keys and values, or three.
-    inputs: Vec<Linear>,
-    /// Norms of whole queries and keys.
+    inputs: Vec<Bounded>,
+    /// Norms of queries and keys.
     query_key_norms: Option<[Norm; 2]>,
-    output: Linear,
-    mlp: Vec<Linear>,
+    /// Of each head's values.
+    value_norm: Option<Norm>,
+    output: Bounded,
+    mlp: Vec<Bounded>,
     scales: Option<[Tensor; 2]>,
+}
+
+/// A linear, and where it is bounded, the least and the greatest that it reads, and that it makes.
+#[derive(Debug)]
+struct Bounded {
+    linear: Linear,
+    bounds: Option<[f64; 4]>,
+}
+
+impl Bounded {
+    fn load(
+        config: &TowerConfig,
+        weights: &dyn Weights,
+        compute: Compute,
+        name: &str,
+        (shape, bias): ([usize; 2], bool),
+    ) -> Result<Self, Error> {
+        let linear = load_linear(weights, compute, name, shape, bias)?;
+        // The bounds are the module's around the linear.
+        let module = name.rsplit_once('.').map_or(name, |(module, _)| module);
+        let bound = |suffix| -> Result<f64, Error> {
+            let bound = weights.tensor(&format!("{module}.{suffix}"), &[])?;
+            Ok(bound.f_double_value(&[])?)
+        };
+        let bounds = config.bounded.then(|| {
+            Ok::<_, Error>([
+                bound("input_min")?,
+                bound("input_max")?,
+                bound("output_min")?,
+                bound("output_max")?,
+            ])
+        });
+        Ok(Self {
+            linear,
+            bounds: bounds.transpose()?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor, Error> {
+        match self.bounds {
+            None => self.linear.forward(x),
+            Some([input_min, input_max, output_min, output_max]) => {
+                let made = self.linear.forward(&x.f_clamp(input_min, input_max)?)?;
+                Ok(made.f_clamp(output_min, output_max)?)
+            }
+        }
+    }
 }
 
 impl TowerLayer {
@@ -29,40 +79,41 @@ impl TowerLayer {
     ) -> Result<Self, Error> {
         let row = config.row;
         let width = config.width;
-        let norm = |kind, eps, name: &str| {
-            Norm::load(
-                weights,
-                compute,
-                kind,
-                eps,
-                &format!("{prefix}{name}"),
-                width,
-            )
+        let norm = |kind, eps, name: &str, len| {
+            let name = format!("{prefix}{name}");
+            Norm::load(weights, compute, kind, eps, &name, len)
         };
+        let own = |name| norm(config.norm_kind, config.eps, name, width);
         let attention = &row.attention;
         let linears = config.layer_linears().into_iter();
         let mut inputs = linears
             .map(|(name, shape, bias)| {
-                load_linear(weights, compute, &format!("{prefix}{name}"), shape, bias)
+                let name = format!("{prefix}{name}");
+                Bounded::load(config, weights, compute, &name, (shape, bias))
             })
             .collect::<Result<Vec<_>, _>>()?;
         let mlp = inputs.split_off(attention.inputs.len() + 1);
         let output = inputs.pop().expect("attention's output");
-        let query_key_norms = attention.norms.filter(|_| config.query_key_norms);
+        let head = |name| norm(config.norm_kind, config.eps, name, config.head_dim);
+        // Whatever the others are, and with an epsilon of their own.
+        let whole = |name| norm(NormKind::Rms, 1e-6, name, width);
+        let query_key_norms = match attention.norms {
+            TowerQueryKeyNorms::Whole([query, key], _) if config.query_key_norms => {
+                Some([whole(query)?, whole(key)?])
+            }
+            TowerQueryKeyNorms::Heads([query, key]) => Some([head(query)?, head(key)?]),
+            _ => None,
+        };
+        let by_head = matches!(attention.norms, TowerQueryKeyNorms::Heads(_));
+        let after = row.norms_after;
         Ok(Self {
-            norms: [
-                norm(config.norm_kind, config.eps, row.norm_names[0])?,
-                norm(config.norm_kind, config.eps, row.norm_names[1])?,
-            ],
+            norms: [own(row.norm_names[0])?, own(row.norm_names[1])?],
+            norms_after: after
+                .map(|[first, second]| Ok::<_, Error>([own(first)?, own(second)?]))
+                .transpose()?,
             inputs,
-            query_key_norms: match query_key_norms {
-                None => None,
-                // Whatever the others are, and with an epsilon of their own.
-                Some([query, key]) => Some([
-                    norm(NormKind::Rms, 1e-6, query)?,
-                    norm(NormKind::Rms, 1e-6, key)?,
-                ]),
-            },
+            query_key_norms,
+            value_norm: by_head.then(|| Norm::plain(config.eps)),
             output,
             mlp,
             scales: match row.scales {
@@ -92,9 +143,15 @@ impl TowerLayer {
         places: &PatchPlaces,
         index: usize,
     ) -> Result<Tensor, Error> {
-        let scaled = |y: Tensor, which: usize| match &self.scales {
-            None => Ok(y),
-            Some(scales) => y.f_mul(&scales[which]),
+        let scaled = |y: Tensor, which: usize| -> Result<Tensor, Error> {
+            let y = match &self.norms_after {
+                None => y,
+                Some(norms) => norms[which].forward(&y)?,
+            };
+            Ok(match &self.scales {
+                None => y,
+                Some(scales) => y.f_mul(&scales[which])?,
+            })
         };
         let attended = self.attend(config, &self.norms[0].forward(x)?, places, index)?;
         let x = scaled(attended, 0)?.f_add_(x)?;
@@ -122,18 +179,28 @@ impl TowerLayer {
             three => (three.iter().map(|linear| linear.forward(x))).collect::<Result<_, _>>()?,
         };
         let [query, key, value] = <[Tensor; 3]>::try_from(parts).expect("three parts");
-        let [query, key] = match &self.query_key_norms {
-            None => [query, key],
-            Some([first, second]) => [first.forward(&query)?, second.forward(&key)?],
-        };
         let heads = |x: &Tensor| -> Result<Tensor, Error> {
             let size = x.size();
-            let head_dim = config.head_dim() as i64;
-            Ok(x.f_reshape([size[0], size[1], -1, head_dim])?)
+            Ok(x.f_reshape([size[0], size[1], -1, config.head_dim as i64])?)
         };
-        let query = places.turned(&heads(&query)?)?.f_transpose(1, 2)?;
-        let key = places.turned(&heads(&key)?)?.f_transpose(1, 2)?;
-        let value = heads(&value)?.f_transpose(1, 2)?;
+        let by_head = self.value_norm.is_some();
+        let normed = |x: Tensor, which: usize| match &self.query_key_norms {
+            None => heads(&x),
+            Some(norms) if by_head => norms[which].forward(&heads(&x)?),
+            Some(norms) => heads(&norms[which].forward(&x)?),
+        };
+        let query = places.turned(&normed(query, 0)?)?.f_transpose(1, 2)?;
+        let key = places.turned(&normed(key, 1)?)?.f_transpose(1, 2)?;
+        let value = heads(&value)?;
+        let value = match &self.value_norm {
+            None => value,
+            Some(norm) => norm.forward(&value)?,
+        };
+        let value = value.f_transpose(1, 2)?;
+        let (scale, grouped) = (
+            config.row.attention.scale,
+            config.n_kv_heads != config.n_heads,
+        );
         let mut mixed = Vec::new();
         let mut start = 0;
         for len in places.spans(index, query.size()[2]) {
@@ -146,8 +213,8 @@ impl TowerLayer {
                 places.mask(),
                 0.0,
                 false,
-                None,
-                false,
+                scale,
+                grouped,
             )?);
             start += len;
         }

@@ -66,6 +66,7 @@ pub struct Vision {
     outputs: Vec<usize>,
     without_class: bool,
     last_norm: bool,
+    sight: Sight,
     /// The token that stands for a feature.
     pub image_token: u32,
 }
@@ -158,8 +159,14 @@ impl Vision {
         let key = key.unwrap_or(&eyes.image_token[0]);
         let image_token = keys.usize(key)?.ok_or_else(|| keys.missing(key))? as u32;
         let strategy = keys.str("vision_feature_select_strategy")?;
+        let sees_ahead = json["text_config"]["use_bidirectional_attention"] == "vision";
+        let sight = match eyes.sight {
+            Sight::OwnImageInWindows if !sees_ahead => Sight::Causal,
+            sight => sight,
+        };
         Ok(Some(Self {
             eyes,
+            sight,
             text_width,
             text_eps,
             without_class: eyes.selection != Selection::Last && strategy == Some("default"),
@@ -179,7 +186,7 @@ impl Vision {
 
     /// Which later tokens its tokens see.
     pub fn sight(&self) -> Sight {
-        self.eyes.sight
+        self.sight
     }
 
     /// How many embeddings of an image layers attend to, where they do instead of reading them as tokens.

@@ -53,9 +53,13 @@ impl Grid {
         cells
     }
 
-    /// `[rows * columns, width]` of a square table of positions `[side^2, width]`, in the order of the patches.
+    /// `[rows * columns, width]` of a square table of positions `[side^2, width]`, or of two tables `[side, width]` after each
+    /// other, in the order of the patches.
     pub fn resampled(&self, table: &Tensor, resampling: Resampling) -> Result<Tensor, Error> {
         let size = table.size();
+        if resampling == Resampling::ByAxis {
+            return self.by_axis(table);
+        }
         let side = (size[0] as f64).sqrt() as i64;
         let (rows, columns) = (self.rows as i64, self.columns as i64);
         let has_its_shape = (rows, columns) == (side, side);
@@ -73,7 +77,7 @@ impl Grid {
                 let ids = Tensor::f_from_slice(&ids.collect::<Vec<_>>())?;
                 Ok(table.f_index_select(0, &ids.f_to_device(table.device())?)?)
             }
-            Resampling::Bilinear | Resampling::Bicubic => {
+            Resampling::Bilinear | Resampling::Bicubic | Resampling::ByAxis => {
                 let square = table
                     .f_view([1, side, side, size[1]])?
                     .f_permute([0, 3, 1, 2])?;
@@ -88,6 +92,24 @@ impl Grid {
                 self.in_order(made.f_to_kind(table.kind())?)
             }
         }
+    }
+
+    /// The sums of what the first table has for the columns and the second for the rows.
+    fn by_axis(&self, tables: &Tensor) -> Result<Tensor, Error> {
+        let len = tables.size()[0] / 2;
+        if self.rows.max(self.columns) as i64 > len {
+            return Err(Error::Image(format!(
+                "{} rows of {} patches, but the tower has positions for {len} of {len}",
+                self.rows, self.columns
+            )));
+        }
+        let cells = self.cells();
+        let of = |axis: usize, first: i64| -> Result<Tensor, Error> {
+            let ids = cells.iter().map(|cell| first + cell[axis] as i64);
+            let ids = Tensor::f_from_slice(&ids.collect::<Vec<_>>())?;
+            Ok(tables.f_index_select(0, &ids.f_to_device(tables.device())?)?)
+        };
+        Ok(of(1, 0)?.f_add(&of(0, len)?)?)
     }
 
     /// Rows that are in the order of rows, in that of the patches.
@@ -113,7 +135,8 @@ fn nearest(at: usize, of: usize, side: i64) -> i64 {
 /// What the layers of a tower need to know of the places of an image's patches.
 #[derive(Debug)]
 pub struct PatchPlaces {
-    /// Cosines and sines, `[tokens, 1, head_dim]` float32; the sines negated for the first half.
+    /// Cosines and sines, `[tokens, 1, parts, head_dim / parts]` float32, of the parts of a head that turn by themselves; the sines
+    /// negated for the first half of each.
     turns: Option<[Tensor; 2]>,
     windows: Option<Windows>,
     /// Which tokens attend to which, where not all do to all.
@@ -174,10 +197,12 @@ impl PatchPlaces {
         let Some([cos, sin]) = &self.turns else {
             return Ok(x.shallow_clone());
         };
-        let wide = x.f_to_kind(Kind::Float)?;
-        let swapped = wide.f_roll(wide.size()[3] / 2, 3)?;
+        let (size, part) = (x.size(), cos.size());
+        let parts = [size[0], size[1], size[2], part[2], part[3]];
+        let wide = x.f_to_kind(Kind::Float)?.f_reshape(parts)?;
+        let swapped = wide.f_roll(part[3] / 2, 4)?;
         let turned = swapped.f_mul(sin)?.f_addcmul_(&wide, cos)?;
-        Ok(turned.f_to_kind(x.kind())?)
+        Ok(turned.f_to_kind(x.kind())?.f_reshape(size)?)
     }
 
     /// Lengths of the runs of tokens that attend to each other in layer `index`.
@@ -236,14 +261,14 @@ impl Windows {
 }
 
 fn turns(config: &TowerConfig, grid: &Grid, axial: Axial) -> Result<[Tensor; 2], Error> {
-    let dim = config.head_dim() as i64;
+    let dim = config.head_dim as i64;
     let frequencies = |dim: i64| -> Result<Tensor, Error> {
         let exponents = Tensor::f_arange_start_step(0, dim, 2, (Kind::Float, Device::Cpu))?;
         let exponents = exponents.f_div_scalar(dim as f64)?;
         Ok(Tensor::f_pow_scalar(config.rope_theta, &exponents)?.f_reciprocal()?)
     };
     let [by_row, by_column] = match axial {
-        Axial::SameFrequencies => [frequencies(dim / 2)?, frequencies(dim / 2)?],
+        Axial::SameFrequencies | Axial::ByHalves => [frequencies(dim / 2)?, frequencies(dim / 2)?],
         Axial::EveryOther => {
             let all = frequencies(dim)?;
             [0, 1].map(|start| all.slice(0, start, dim / 2, 2))
@@ -254,11 +279,17 @@ fn turns(config: &TowerConfig, grid: &Grid, axial: Axial) -> Result<[Tensor; 2],
         let places: Vec<f32> = cells.iter().map(|cell| cell[axis] as f32).collect();
         Ok(Tensor::f_from_slice(&places)?.f_view([-1, 1])?)
     };
-    let angles = Tensor::f_cat(&[at(0)?.f_mul(&by_row)?, at(1)?.f_mul(&by_column)?], 1)?;
+    let (rows, columns) = (at(0)?.f_mul(&by_row)?, at(1)?.f_mul(&by_column)?);
+    // [tokens, 1, parts, dim / parts / 2]
+    let angles = if axial == Axial::ByHalves {
+        Tensor::f_stack(&[columns, rows], 1)?
+    } else {
+        Tensor::f_cat(&[rows, columns], 1)?.f_unsqueeze(1)?
+    };
     let angles = angles.f_unsqueeze(1)?;
     let (cos, sin) = (angles.f_cos()?, angles.f_sin()?);
     Ok([
-        Tensor::f_cat(&[&cos, &cos], 2)?,
-        Tensor::f_cat(&[&sin.f_neg()?, &sin], 2)?,
+        Tensor::f_cat(&[&cos, &cos], 3)?,
+        Tensor::f_cat(&[&sin.f_neg()?, &sin], 3)?,
     ])
 }

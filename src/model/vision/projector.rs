@@ -9,7 +9,7 @@ use crate::model::config::activation;
 use crate::model::keys::Keys;
 use crate::model::linear::Linear;
 use crate::model::{Activation, Compute, Error, Norm, Weights};
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 /// Steps with their weights.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ enum Loaded {
     Merge(usize, bool),
     /// Side of the squares.
     Pool(usize),
+    /// What the features are multiplied by, then what is taken off them and what they are multiplied by, `[width]` float32 each.
+    Standardize(f64, Option<[Tensor; 2]>),
 }
 
 /// What the steps need to know of the model.
@@ -52,6 +54,14 @@ impl Projector {
             text_width,
             text_eps,
         } = surroundings;
+        let epsilon = |eps| match eps {
+            Eps::Is(eps) => Ok(eps),
+            Eps::Key(key) => {
+                let keys = tower.keys();
+                keys.positive(key)?.ok_or_else(|| keys.missing(key))
+            }
+            Eps::Text => Ok(*text_eps),
+        };
         let mut loaded = Vec::new();
         for &step in steps {
             let wide = |out: Width, from: usize| match out {
@@ -74,17 +84,7 @@ impl Projector {
             };
             loaded.push(match step {
                 Step::TowerNorm(name) => Loaded::Norm(norm(name, tower.norm_kind, tower.eps)?),
-                Step::Norm(name, kind, eps) => {
-                    let eps = match eps {
-                        Eps::Is(eps) => eps,
-                        Eps::Key(key) => {
-                            let keys = tower.keys();
-                            keys.positive(key)?.ok_or_else(|| keys.missing(key))?
-                        }
-                        Eps::Text => *text_eps,
-                    };
-                    Loaded::Norm(norm(name, kind, eps)?)
-                }
+                Step::Norm(name, kind, eps) => Loaded::Norm(norm(name, kind, epsilon(eps)?)?),
                 Step::Linear(name, out, bias) => {
                     let bias = match bias {
                         StepBias::Always => true,
@@ -136,6 +136,19 @@ impl Projector {
                     width *= side * side;
                     Loaded::Merge(side, matches!(step, Step::MergeChannels))
                 }
+                Step::PoolBy(key) => Loaded::Pool(tower.keys().size(key)?),
+                Step::PlainNorm(eps) => Loaded::Norm(Norm::plain(epsilon(eps)?)),
+                Step::Standardize(stored) => {
+                    let number = |name: &str| -> Result<Tensor, Error> {
+                        let name = format!("{prefix}{stored}{name}");
+                        let number = compute.place(&weights.tensor(&name, &[width])?)?;
+                        Ok(number.f_to_kind(Kind::Float)?)
+                    };
+                    let is_shifted = tower.keys().bool("standardize")?.unwrap_or(false);
+                    let shift = is_shifted
+                        .then(|| Ok::<_, Error>([number("std_bias")?, number("std_scale")?]));
+                    Loaded::Standardize((width as f64).sqrt(), shift.transpose()?)
+                }
                 Step::Pool => {
                     let key = "mm_tokens_per_image";
                     let kept = (keys.size(key)? as f64).sqrt() as usize;
@@ -166,6 +179,14 @@ impl Projector {
                 }
                 Loaded::Merge(side, channels_outermost) => {
                     merged(&x, grid, *side, *channels_outermost)?
+                }
+                Loaded::Standardize(factor, shift) => {
+                    let kind = x.kind();
+                    let mut wide = x.f_to_kind(Kind::Float)?.f_mul_scalar(*factor)?;
+                    if let Some([bias, scale]) = shift {
+                        wide = wide.f_sub_(bias)?.f_mul_(scale)?;
+                    }
+                    wide.f_to_kind(kind)?
                 }
                 Loaded::Pool(side) => {
                     let (side, size) = (*side as i64, x.size());

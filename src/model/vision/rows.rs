@@ -16,6 +16,7 @@ pub struct Tower {
     pub width: &'static str,
     pub mlp_width: MlpWidth,
     pub patches: &'static str,
+    pub patches_form: PatchesForm,
     pub patches_bias: bool,
     /// Norm of the patches before they get their positions.
     pub patches_norm: Option<&'static str>,
@@ -28,16 +29,30 @@ pub struct Tower {
     /// The list of layers.
     pub layers: &'static str,
     pub norm: TowerNorm,
+    /// Before the attention and before the MLP.
     pub norm_names: [&'static str; 2],
+    /// Behind them.
+    pub norms_after: Option<[&'static str; 2]>,
     pub attention: TowerAttention,
     pub mlp: TowerMlp,
     /// What each layer multiplies the outputs of its attention and of its MLP by.
     pub scales: Option<TowerScales>,
+    /// The key that says whether what the layers' linears read and make is bounded.
+    pub bounded_if: Option<&'static str>,
     /// Whether layers attend within windows, but for those that `fullatt_block_indexes` names.
     pub windows: bool,
     pub last_norm: Option<&'static str>,
     /// The layers after the others, of a tower that reads all tiles of an image together.
     pub global: Option<&'static Tower>,
+}
+
+/// How patches become tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PatchesForm {
+    /// A convolution whose kernel is as large as its step.
+    Convolution,
+    /// A linear that reads pixels from 0 to 1 as such from -1 to 1.
+    Linear,
 }
 
 /// What a layer multiplies the outputs of its attention and of its MLP by.
@@ -95,6 +110,8 @@ pub enum Resampling {
     Bilinear,
     /// Cubic, pixels' edges on edges.
     Bicubic,
+    /// There are two tables `[side, width]` of any length, of columns and of rows, which are added.
+    ByAxis,
 }
 
 /// Rotary positions of rows and columns (`rope_theta`, else 10000).
@@ -104,6 +121,8 @@ pub enum Axial {
     SameFrequencies,
     /// Rows take every other frequency of the whole head, columns the others.
     EveryOther,
+    /// A half of the head for columns, and one for rows, which turn each by itself with the same frequencies.
+    ByHalves,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -113,10 +132,19 @@ pub struct TowerAttention {
     pub bias: TowerBias,
     pub output: &'static str,
     pub output_bias: TowerBias,
-    /// Norms of whole queries and keys.
-    pub norms: Option<[&'static str; 2]>,
-    /// The key that says whether these are there.
-    pub norms_if: &'static str,
+    pub norms: TowerQueryKeyNorms,
+    /// What products of queries and keys are multiplied by; without it `1 / sqrt(head_dim)`.
+    pub scale: Option<f64>,
+}
+
+/// Norms of queries and keys.
+#[derive(Debug, Clone, Copy)]
+pub enum TowerQueryKeyNorms {
+    None,
+    /// Of whole ones, where this key is true.
+    Whole([&'static str; 2], &'static str),
+    /// Of each head, like those of the layers; values have one without a weight.
+    Heads([&'static str; 2]),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -203,6 +231,13 @@ pub enum Step {
     MergeChannels,
     /// The mean of squares of patches, so that `mm_tokens_per_image` are left.
     Pool,
+    /// The mean of squares of patches, with a side of so many as this key of `vision_config` says.
+    PoolBy(&'static str),
+    /// The features times the square root of their width, and where the key `standardize` of `vision_config` says so, less
+    /// `std_bias` and times `std_scale`, which are stored under this prefix.
+    Standardize(&'static str),
+    /// A root mean square norm that stores nothing.
+    PlainNorm(Eps),
 }
 
 /// How wide a linear's output is.
@@ -253,4 +288,7 @@ pub enum Sight {
     OwnImage,
     /// The same, and all of them in layers with a window too.
     WholeImage,
+    /// Those of its own image and of neighbours, in layers with a window alone, and only where the language model's
+    /// `use_bidirectional_attention` is `vision`.
+    OwnImageInWindows,
 }

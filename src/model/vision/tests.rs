@@ -5,7 +5,7 @@
 use super::*;
 use crate::model::formula::{self, FormulaWeights};
 use crate::model::tests::{F32, golden, read, relative_error};
-use crate::model::{Gallery, Hung, Layer, Model, Sighting, Slot, State};
+use crate::model::{EmbeddedImages, Gallery, Hung, Layer, Model, Sighting, Slot, State, Tokens};
 use safetensors::SafeTensors;
 use std::collections::BTreeMap;
 use tch::Kind;
@@ -150,9 +150,25 @@ fn logits(case: &Case) -> Result<Tensor, Error> {
         .zip(&pictures)
         .map(|((row, sighting), features)| (row, sighting, features))
         .collect();
-    let ids = formula::token_ids(&format!("{name} words"), seq_len, 60).repeat(2);
+    let mut ids = formula::token_ids(&format!("{name} words"), seq_len, 60).repeat(2);
+    let (mut taken, mut rows) = (Vec::new(), Vec::new());
+    for (row, sighting, features) in &places {
+        let start = *row as usize * seq_len + sighting.start;
+        ids[start..start + n_tokens].fill(0);
+        taken.extend((start..start + n_tokens).map(|place| place as i64));
+        rows.push(&features.embeddings);
+    }
+    let images = EmbeddedImages {
+        places: Tensor::from_slice(&taken),
+        rows: Tensor::cat(&rows, 0),
+    };
     let embedded = model.embed(weights, F32, &ids, seq_len, 0)?;
     let mut state = State::new(embedded.view([2, seq_len as i64, -1]));
+    let words_and_images = Tokens {
+        ids: &ids,
+        start: 0,
+        images: Some(&images),
+    };
     let tokens = |hidden: &Tensor, row, sighting: &Sighting| {
         (hidden.get(row)).narrow(0, sighting.start as i64, n_tokens as i64)
     };
@@ -162,6 +178,7 @@ fn logits(case: &Case) -> Result<Tensor, Error> {
     let standing = model.places_with_images(F32, seq_len, &[&seen[0], &seen[1]])?;
     for index in 0..model.config.n_layers {
         let layer = Layer::load(&model, weights, F32, index)?;
+        model.enter_layer(weights, F32, index, words_and_images, &mut state)?;
         state = layer.forward(state, &standing, None)?;
         for (row, sighting, features) in &places {
             if let Some(added) = features.deep.get(index) {

@@ -4,6 +4,7 @@ use super::Image;
 use super::config::TowerConfig;
 use super::layer::TowerLayer;
 use super::place::{Grid, PatchPlaces};
+use super::rows::{PatchesForm, Resampling};
 use crate::model::{Compute, Error, Norm, Weights};
 use tch::Tensor;
 
@@ -44,24 +45,26 @@ impl LoadedTower {
             name.map(load).transpose()
         };
         let side = config.patch_size;
-        let mut shape = vec![width, CHANNELS];
-        if config.squares.is_some() {
-            shape.push(config.frames);
-        }
-        shape.extend([side, side]);
+        let shape = match row.patches_form {
+            PatchesForm::Linear => vec![width, CHANNELS * side * side],
+            PatchesForm::Convolution if config.squares.is_some() => {
+                vec![width, CHANNELS, config.frames, side, side]
+            }
+            PatchesForm::Convolution => vec![width, CHANNELS, side, side],
+        };
         let patches = tensor(&format!("{}.weight", row.patches), &shape)?.f_flatten(1, -1)?;
         let bias = row
             .patches_bias
             .then(|| tensor(&format!("{}.bias", row.patches), &[width]));
         let positions = row.positions.map(|learned| {
-            let shape = [config.n_positions, width];
-            let wrapped = [1, config.n_positions, width];
-            let shape = if learned.wrapped {
-                &wrapped[..]
-            } else {
-                &shape
+            let table = [config.n_positions, width];
+            let leading: &[usize] = match learned.resampling {
+                Resampling::ByAxis => &[2],
+                _ if learned.wrapped => &[1],
+                _ => &[],
             };
-            Ok::<_, Error>(tensor(learned.name, shape)?.f_view([-1, width as i64])?)
+            let shape = [leading, &table].concat();
+            Ok::<_, Error>(tensor(learned.name, &shape)?.f_view([-1, width as i64])?)
         });
         let class_token = row.class_token.map(|(name, leading)| {
             let shape = [leading, &[width]].concat();
@@ -92,7 +95,13 @@ impl LoadedTower {
         compute: Compute,
     ) -> Result<(Vec<Tensor>, Grid), Error> {
         let config = &self.config;
-        let pixels = compute.place(&image.pixels)?;
+        let pixels = match config.row.patches_form {
+            PatchesForm::Convolution => compute.place(&image.pixels)?,
+            PatchesForm::Linear => {
+                let spread = image.pixels.f_sub_scalar(0.5)?.f_mul_scalar_(2.0)?;
+                compute.place(&spread)?
+            }
+        };
         let (weight, bias) = &self.patches;
         let (patches, grid) = if pixels.dim() == 2 {
             let grid = Grid::new(image.grid, config.squares);

@@ -49,3 +49,13 @@ CASES = {
         "boa_token_id": 69, "eoa_token_index": 70,
     },
 }
+
+
+def seeing_ahead(config):
+    """Its larger form: images' tokens see later ones, heads of the tower share keys, its linears are bounded."""
+    eyes = VISION | {
+        "num_hidden_layers": 2, "num_key_value_heads": 1, "head_dim": 16, "pooling_kernel_size": 3, "use_clipped_linears": True,
+        "standardize": True, "rope_parameters": {"rope_type": "axial", "rope_theta": 30.0},
+    }
+    text = {"model_type": "gemma4_text"} | TEXT | {"use_bidirectional_attention": "vision", "sliding_window": 5}
+    return config | {"vision_config": eyes, "text_config": text}

@@ -29,14 +29,16 @@ def hashes(name, count):
 
 
 def tensor(name, shape):
-    """Norms and factors lie around 1, biases within a half, what corrects a choice of experts within a tenth, embeddings within
-    1, other matrices within 2 / sqrt(columns)."""
+    """Norms and factors lie around 1, biases within a half, what corrects a choice of experts within a tenth, bounds around
+    -1 and 1, embeddings within 1, other matrices within 2 / sqrt(columns)."""
     *modules, last = name.split(".")
     module = modules[-1] if modules else ""
     centre, width = np.float32(0), np.float32(1)
     is_norm = "norm" in module or module.startswith("ln_")
     if last == "weight" and is_norm or last in ("scale", "per_expert_scale", "layer_scalar"):
         centre, width = np.float32(1), np.float32(0.5)
+    elif last.endswith(("_min", "_max")):
+        centre, width = np.float32(-1 if last.endswith("_min") else 1), np.float32(0.5)
     elif last == "bias":
         width = np.float32(0.5)
     elif last in ("e_score_correction_bias", "expert_bias"):

@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 from transformers.models.mllama.image_processing_mllama import get_all_supported_aspect_ratios
 from transformers.models.mllama.processing_mllama import convert_sparse_cross_attention_mask_to_dense, get_cross_attention_token_mask
 
+import cases_gemma4
 import cases_hybrid
 import cases_vision
 import formula
@@ -35,12 +36,15 @@ def patches(rows, columns, side=4):
 # Images of which a size is padded within its tiles: height and width, rows and columns of tiles.
 WIDE, HIGH = {"size": [20, 50], "grid": [1, 2]}, {"size": [50, 20], "grid": [2, 1]}
 TEXT = cases_vision.CASES
+GEMMA4 = cases_gemma4.CASES["gemma4"]
 HYBRID = cases_hybrid.cases(logits.family)["qwen3_5"] | TOKENS | {"vision_config": cases_vision.QWEN3_5}
 
 # Each: a configuration, and an image as the tower reads it.
 CASES = {
     "gemma3": (TEXT["gemma3"], tiles(1)),
     "gemma3_window": (TEXT["gemma3_window"], tiles(1)),
+    "gemma4": (GEMMA4, {"pixels": [24, 3 * 4 * 4], "grid": [4, 6]}),
+    "gemma4_variant": (cases_gemma4.seeing_ahead(GEMMA4), {"pixels": [54, 3 * 4 * 4], "grid": [9, 6]}),
     "glm4v": (TEXT["glm4v"], patches(4, 6)),
     "glm4v_moe": (TEXT["glm4v_moe"], patches(4, 4)),
     "idefics3": (TEXT["idefics3"], tiles(3)),
@@ -83,7 +87,12 @@ def pictures(name, config, image, numbers):
     arguments = {}
     if config["model_type"] == "mllama":
         return mllama_pictures(config, image, pixels)
-    if "grid" in image and len(shape) == 2:
+    if config["model_type"] == "gemma4":
+        rows, columns = image["grid"]
+        cells = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).flip(1)
+        arguments["image_position_ids"] = cells.repeat(len(numbers), 1, 1)
+        pixels = [own[None] for own in pixels]
+    elif "grid" in image and len(shape) == 2:
         arguments["image_grid_thw"] = torch.tensor([[1, *image["grid"]]] * len(numbers))
     elif "size" in image:
         arguments["image_sizes"] = torch.tensor([image["size"]] * len(numbers))
@@ -138,7 +147,7 @@ def prompt_logits(model, config, ids, arguments):
     if config["model_type"] == "paligemma":
         # The words are read as an answer's: none sees later ones.
         arguments = arguments | {"token_type_ids": 1 - is_image}
-    if "image_grid_thw" in arguments:
+    if "image_grid_thw" in arguments or "image_position_ids" in arguments:
         arguments = arguments | {"mm_token_type_ids": is_image}
     return model(ids, use_cache=False, **arguments).logits[0, 2::3]
 

@@ -2,7 +2,8 @@
 //! have any shape.
 
 use super::super::rows::{
-    Eps, Learned, MlpWidth, Resampling, Tower, TowerAttention, TowerBias, TowerMlp, TowerNorm,
+    Eps, Learned, MlpWidth, PatchesForm, Resampling, Tower, TowerAttention, TowerBias, TowerMlp,
+    TowerNorm, TowerQueryKeyNorms,
 };
 use crate::model::NormKind;
 
@@ -21,6 +22,7 @@ pub const CLIP: Tower = Tower {
     width: "hidden_size",
     mlp_width: MlpWidth::Key("intermediate_size"),
     patches: "embeddings.patch_embedding",
+    patches_form: PatchesForm::Convolution,
     patches_bias: false,
     patches_norm: None,
     class_token: Some(("embeddings.class_embedding", &[])),
@@ -37,16 +39,18 @@ pub const CLIP: Tower = Tower {
         eps: Eps::Key("layer_norm_eps"),
     },
     norm_names: ["layer_norm1", "layer_norm2"],
+    norms_after: None,
     attention: TowerAttention {
         inputs: &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
         bias: TowerBias::Always,
         output: "self_attn.out_proj",
         output_bias: TowerBias::Always,
-        norms: None,
-        norms_if: "",
+        norms: TowerQueryKeyNorms::None,
+        scale: None,
     },
     mlp: TowerMlp::Plain(["mlp.fc1", "mlp.fc2"], TowerBias::Always),
     scales: None,
+    bounded_if: None,
     windows: false,
     last_norm: Some("post_layernorm"),
     global: None,

@@ -1,7 +1,8 @@
 //! InternViT (Chen et al. 2023, arXiv:2312.14238).
 
 use super::super::rows::{
-    Learned, Resampling, Tower, TowerAttention, TowerBias, TowerMlp, TowerScales,
+    Learned, Resampling, Tower, TowerAttention, TowerBias, TowerMlp, TowerQueryKeyNorms,
+    TowerScales,
 };
 use super::clip::CLIP;
 
@@ -35,8 +36,8 @@ pub const INTERNVL: Tower = Tower {
         bias: TowerBias::If("attention_bias"),
         output: "attention.projection_layer",
         output_bias: TowerBias::Always,
-        norms: Some(["attention.q_norm", "attention.k_norm"]),
-        norms_if: "use_qk_norm",
+        norms: TowerQueryKeyNorms::Whole(["attention.q_norm", "attention.k_norm"], "use_qk_norm"),
+        scale: None,
     },
     mlp: TowerMlp::Plain(["mlp.fc1", "mlp.fc2"], TowerBias::Always),
     scales: Some(TowerScales::Channels(["lambda_1", "lambda_2"])),

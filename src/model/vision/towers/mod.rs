@@ -1,6 +1,7 @@
 //! The towers.
 
 mod clip;
+mod gemma4;
 mod glm4v;
 mod internvl;
 mod mllama;
@@ -13,6 +14,7 @@ pub const TOWERS: &[&Tower] = &[
     &clip::CLIP,
     &clip::SIGLIP,
     &clip::IDEFICS3,
+    &gemma4::GEMMA4,
     &glm4v::GLM4V,
     &internvl::INTERNVL,
     &mllama::MLLAMA,

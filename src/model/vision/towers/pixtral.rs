@@ -1,6 +1,8 @@
 //! Pixtral (Agrawal et al. 2024, arXiv:2410.07073).
 
-use super::super::rows::{Axial, Eps, Tower, TowerAttention, TowerBias, TowerMlp, TowerNorm};
+use super::super::rows::{
+    Axial, Eps, Tower, TowerAttention, TowerBias, TowerMlp, TowerNorm, TowerQueryKeyNorms,
+};
 use super::clip::CLIP;
 use crate::model::NormKind;
 
@@ -30,8 +32,8 @@ pub const PIXTRAL: Tower = Tower {
         bias: TowerBias::Never,
         output: "attention.o_proj",
         output_bias: TowerBias::Never,
-        norms: None,
-        norms_if: "",
+        norms: TowerQueryKeyNorms::None,
+        scale: None,
     },
     mlp: TowerMlp::Gated(
         [

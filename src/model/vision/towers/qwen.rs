@@ -2,7 +2,7 @@
 
 use super::super::rows::{
     Axial, Eps, Learned, MlpWidth, Resampling, Tower, TowerAttention, TowerBias, TowerMlp,
-    TowerNorm,
+    TowerNorm, TowerQueryKeyNorms,
 };
 use super::clip::CLIP;
 use crate::model::NormKind;
@@ -37,8 +37,8 @@ pub const QWEN2_VL: Tower = Tower {
         bias: TowerBias::Always,
         output: "attn.proj",
         output_bias: TowerBias::Always,
-        norms: None,
-        norms_if: "",
+        norms: TowerQueryKeyNorms::None,
+        scale: None,
     },
     last_norm: None,
     ..CLIP
