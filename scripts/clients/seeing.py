@@ -20,6 +20,7 @@ from transformers import CONFIG_MAPPING, PreTrainedTokenizerFast
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "tests/golden/generate"))
 
+import cases_gemma4  # noqa: E402
 import cases_vision as cases  # noqa: E402
 import formula  # noqa: E402
 import images  # noqa: E402
@@ -30,7 +31,7 @@ MARKS = [
     "<image>", "<video>", "<start_of_image>", "<end_of_image>", "<image_soft_token>", "<img>", "</img>", "<IMG_CONTEXT>", "[IMG]",
     "[IMG_BREAK]", "[IMG_END]", "<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|image|>", "<|video|>",
     "<|begin_of_image|>", "<|end_of_image|>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>", "<|image_start|>",
-    "<|image_end|>", "<|patch|>", "<|tile_x_separator|>", "<|tile_y_separator|>",
+    "<|image_end|>", "<|patch|>", "<|image>", "<image|>", "<|audio|>", "<|audio>", "<audio|>", "<|tile_x_separator|>", "<|tile_y_separator|>",
     *(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)),
 ]
 VOCABULARY = {word: i for i, word in enumerate([*WORDS, *MARKS])}
@@ -57,9 +58,17 @@ QWEN3_VL = cases.QWEN3_VL | QWEN | {
     "deepstack_visual_indexes": [0],
 }
 GLM4V = cases.GLM4V | QWEN | {"hidden_size": 64, "out_hidden_size": 128, "intermediate_size": 96, "image_size": 56}
+GEMMA4 = cases_gemma4.VISION | TOWER | {
+    "num_key_value_heads": 2, "head_dim": 32, "patch_size": 16, "pooling_kernel_size": 3, "position_embedding_size": 256,
+    "use_clipped_linears": True, "standardize": True,
+}
 # Name -> changes of the golden configuration: of its text part, its eyes, and the rest.
 CHANGES = {
     "gemma3": ({"sliding_window": 64, "query_pre_attn_scalar": 32}, SIGLIP, {}),
+    "gemma4": ({
+        "global_head_dim": 32, "sliding_window": 64, "layer_types": ["sliding_attention", "full_attention"], "num_kv_shared_layers": 0,
+        "hidden_size_per_layer_input": 32, "vocab_size_per_layer_input": VOCAB_SIZE, "use_bidirectional_attention": "vision",
+    }, GEMMA4, {}),
     "glm4v": ({"partial_rotary_factor": 0.5, "rope_parameters": {
         "rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3], "partial_rotary_factor": 0.5}}, GLM4V, {}),
     "idefics3": ({}, SIGLIP | {"model_type": "idefics3_vision"}, {}),
@@ -89,6 +98,10 @@ CLIP_PROMPT = {"patch_size": 14, "vision_feature_select_strategy": "default", "n
 # Name -> processor's class, image processor's class and settings, other settings, the token that stands for an image.
 PROCESSORS = {
     "gemma3": ("Gemma3Processor", "Gemma3ImageProcessor", SMALL, {"image_seq_length": 4}, "<image_soft_token>"),
+    "gemma4": ("Gemma4Processor", "Gemma4ImageProcessor", {"max_soft_tokens": 70}, {
+        "feature_extractor": {"feature_extractor_type": "Gemma4AudioFeatureExtractor"},
+        "video_processor": {"video_processor_type": "Gemma4VideoProcessor"},
+    }, "<|image|>"),
     "glm4v": ("Glm4vProcessor", "Glm4vImageProcessor", QWEN_SIZE, {}, "<|image|>"),
     "idefics3": ("Idefics3Processor", "Idefics3ImageProcessor", SPLIT, {"image_seq_len": 4}, "<image>"),
     "internvl": ("InternVLProcessor", "GotOcr2ImageProcessor", SMALL, {"image_seq_length": 4}, "<IMG_CONTEXT>"),
@@ -117,7 +130,7 @@ PROCESSORS["paligemma_gemma2"] = PROCESSORS["paligemma"]
 
 def configuration(name):
     text, vision, more = CHANGES[name]
-    config = cases.seeing(cases.CASES[name], VOCAB_SIZE)
+    config = cases.seeing((cases.CASES | cases_gemma4.CASES)[name], VOCAB_SIZE)
     config = config | more | {"vision_config": vision, "dtype": "bfloat16"}
     config["text_config"] = config["text_config"] | TEXT | text
     token = VOCABULARY[PROCESSORS[name][-1]]
@@ -126,10 +139,10 @@ def configuration(name):
     return config | {key: VOCABULARY[mark] for key, mark in marks.items() if key in config}
 
 
-def tokenizer(image_token, **first):
+def tokenizer(class_name, image_token, **first):
     inner = Tokenizer(models.WordLevel(VOCABULARY, "<unk>"))
     inner.pre_tokenizer = pre_tokenizers.Split(Regex("[a-z][ens]?"), "removed", invert=True)
-    named = images.TOKENS | {"image_token": image_token}
+    named = images.TOKENS | images.OWN_TOKENS.get(class_name, {}) | {"image_token": image_token}
     fast = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", extra_special_tokens=named, **first)
     fast.add_special_tokens({"additional_special_tokens": MARKS})
     return fast
@@ -138,7 +151,7 @@ def tokenizer(image_token, **first):
 def save_processor(name, directory):
     class_name, image_class, settings, more, token = PROCESSORS[name]
     # Mllama's processor wants a first token, and writes it where a prompt has none.
-    fast = tokenizer(token, **({"bos_token": FIRST} if name == "mllama" else {}))
+    fast = tokenizer(class_name, token, **({"bos_token": FIRST} if name == "mllama" else {}))
     fast.save_pretrained(directory)
     image_processor = getattr(transformers, image_class)(**settings)
     saved = json.loads(image_processor.to_json_string()) | {"image_processor_type": image_class, "processor_class": class_name}
