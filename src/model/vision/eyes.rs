@@ -15,6 +15,7 @@ pub const EYES: &[&Eyes] = &[
     &MISTRAL3,
     &MLLAMA,
     &PALIGEMMA,
+    &PHI4,
     &QWEN2_VL,
     &QWEN3_VL,
 ];
@@ -214,6 +215,27 @@ const PALIGEMMA: Eyes = Eyes {
     selection: Selection::Last,
     projector: &[Step::Linear("linear", Width::Text, StepBias::Always)],
     sight: Sight::WholeImage,
+    ..LLAVA
+};
+
+const PHI4: Eyes = Eyes {
+    model_types: &["phi4_multimodal"],
+    tower: "phi4_multimodal_vision",
+    defaults: &[],
+    prefixes: &[Prefixes {
+        tower: "model.embed_tokens_extend.image_embed.img_processor.",
+        projector: "model.embed_tokens_extend.image_embed.",
+        newline: "",
+    }],
+    selection: Selection::TowerLayer,
+    projector: &[
+        Step::Linear("img_projection_up", Width::Text, StepBias::Always),
+        Step::Gelu,
+        Step::Linear("img_projection_down", Width::Text, StepBias::Always),
+    ],
+    tiles: Tiles::Crops,
+    // Of `vision_config`.
+    image_token: &["image_token_id"],
     ..LLAVA
 };
 

@@ -3,6 +3,7 @@
 //! `towers::TOWERS` and one of `eyes::EYES`.
 
 mod config;
+mod crops;
 mod eyes;
 mod layer;
 mod place;
@@ -18,9 +19,10 @@ mod towers;
 use super::keys::{Keys, filled};
 use super::{Compute, Error, Weights};
 use config::TowerConfig;
+use crops::Crops;
 use place::Grid;
 use projector::{Projector, Surroundings};
-use rows::{Eyes, Prefixes, Selection};
+use rows::{Eyes, Prefixes, Selection, Tiles};
 pub use rows::{Positions, Sight};
 use serde_json::Value;
 use tch::Tensor;
@@ -34,7 +36,7 @@ pub struct Image {
     pub pixels: Tensor,
     /// Rows and columns of patches, or of tiles where there is more than one.
     pub grid: [usize; 2],
-    /// Height and width of the image itself.
+    /// Height and width of the image itself; where it was brought to whole tiles, of what is no padding in these.
     pub size: [usize; 2],
 }
 
@@ -81,6 +83,7 @@ pub struct LoadedVision<'a> {
     deepstack: Vec<Projector>,
     /// `[hidden]`
     newline: Option<Tensor>,
+    crops: Option<Crops>,
 }
 
 #[derive(Debug)]
@@ -136,9 +139,13 @@ impl Vision {
         let (outputs, last_norm) = match eyes.selection {
             Selection::Last => (vec![tower.n_layers], true),
             Selection::Tiled => (Vec::new(), false),
-            Selection::Layer | Selection::LayerOrLast => {
-                let key = "vision_feature_layer";
-                let value = &json[key];
+            Selection::TowerLayer | Selection::Layer | Selection::LayerOrLast => {
+                let (keys, key) = if eyes.selection == Selection::TowerLayer {
+                    (&tower.keys(), "feature_layer")
+                } else {
+                    (&keys, "vision_feature_layer")
+                };
+                let value = &keys.json[key];
                 let listed = value
                     .as_array()
                     .map_or_else(|| vec![value], |list| list.iter().collect());
@@ -155,9 +162,13 @@ impl Vision {
                 (outputs, last)
             }
         };
-        let key = eyes.image_token.iter().find(|key| keys.get(key).is_some());
-        let key = key.unwrap_or(&eyes.image_token[0]);
-        let image_token = keys.usize(key)?.ok_or_else(|| keys.missing(key))? as u32;
+        let mut found = None;
+        for keys in [&keys, &tower.keys()] {
+            for key in eyes.image_token {
+                found = found.or(keys.usize(key)?);
+            }
+        }
+        let image_token = found.ok_or_else(|| keys.missing(eyes.image_token[0]))? as u32;
         let strategy = keys.str("vision_feature_select_strategy")?;
         let sees_ahead = json["text_config"]["use_bidirectional_attention"] == "vision";
         let sight = match eyes.sight {
@@ -246,8 +257,11 @@ impl Vision {
             });
             mergers.collect()
         });
-        let newline = (self.eyes.tiles != rows::Tiles::Each)
-            .then(|| compute.place(&weights.tensor(newline, &[self.text_width])?));
+        let is_unpadded = matches!(self.eyes.tiles, Tiles::Unpadded | Tiles::UnpaddedAtMost);
+        let newline =
+            is_unpadded.then(|| compute.place(&weights.tensor(newline, &[self.text_width])?));
+        let crops = (self.eyes.tiles == Tiles::Crops)
+            .then(|| Crops::load(&self.tower, weights, compute, projector));
         let tower = match &self.tiled {
             None => AnyTower::Each(LoadedTower::load(
                 &self.tower,
@@ -278,6 +292,7 @@ impl Vision {
             )?,
             deepstack: deepstack.into_iter().collect::<Result<_, _>>()?,
             newline: newline.transpose()?,
+            crops: crops.transpose()?,
         })
     }
 
@@ -327,7 +342,11 @@ impl LoadedVision<'_> {
             }
             selected.push(output);
         }
-        let embeddings = self.projector.forward(Tensor::f_cat(&selected, 2)?, grid)?;
+        let mut selected = Tensor::f_cat(&selected, 2)?;
+        if let Some(crops) = &self.crops {
+            selected = crops.assembled(&selected, &grid, image, vision.tower.patch_size)?;
+        }
+        let embeddings = self.projector.forward(selected, grid)?;
         let flat = |x: Tensor| x.f_flatten(0, 1);
         let side = grid.squares.unwrap_or(1);
         Ok(Features {

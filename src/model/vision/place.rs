@@ -71,11 +71,7 @@ impl Grid {
                 self.in_order(table.shallow_clone())
             }
             Resampling::Never | Resampling::Nearest => {
-                let ids = (self.cells().into_iter()).map(|[row, column]| {
-                    nearest(row, self.rows, side) * side + nearest(column, self.columns, side)
-                });
-                let ids = Tensor::f_from_slice(&ids.collect::<Vec<_>>())?;
-                Ok(table.f_index_select(0, &ids.f_to_device(table.device())?)?)
+                self.nearest_of(table, &[[self.rows, self.columns]])
             }
             Resampling::Bilinear | Resampling::Bicubic | Resampling::ByAxis => {
                 let square = table
@@ -92,6 +88,62 @@ impl Grid {
                 self.in_order(made.f_to_kind(table.kind())?)
             }
         }
+    }
+
+    /// `[tiles * rows * columns, width]` of a square table of positions `[side^2, width]`: each patch takes the position at its
+    /// place, rounded down, among those rows and columns of its tile that are `kept`; the others take the first position.
+    pub fn nearest_of(&self, table: &Tensor, kept: &[[usize; 2]]) -> Result<Tensor, Error> {
+        let side = (table.size()[0] as f64).sqrt() as i64;
+        let cells = self.cells();
+        let tiles = kept.iter().flat_map(|&[rows, columns]| {
+            let place = move |&[row, column]: &[usize; 2]| {
+                if row >= rows || column >= columns {
+                    return 0;
+                }
+                nearest(row, rows, side) * side + nearest(column, columns, side)
+            };
+            cells.iter().map(place)
+        });
+        let ids = Tensor::f_from_slice(&tiles.collect::<Vec<_>>())?;
+        Ok(table.f_index_select(0, &ids.f_to_device(table.device())?)?)
+    }
+
+    /// Which patches of each tile lie in the rows and columns that are `kept`, `[tiles, 1, 1, patches]`.
+    pub fn mask(&self, kept: &[[usize; 2]], device: Device) -> Result<Tensor, Error> {
+        let cells = self.cells();
+        let tiles = kept.iter().flat_map(|&[rows, columns]| {
+            (cells.iter()).map(move |&[row, column]| row < rows && column < columns)
+        });
+        let mask = Tensor::f_from_slice(&tiles.collect::<Vec<_>>())?;
+        let mask = mask.f_view([kept.len() as i64, 1, 1, -1])?;
+        Ok(mask.f_to_device(device)?)
+    }
+
+    /// Of the whole `image`, which comes first, and of each of its tiles, row by row, the rows and columns of patches of so many
+    /// pixels that are not padding.
+    pub fn kept(&self, image: &Image, patch_size: usize) -> Result<Vec<[usize; 2]>, Error> {
+        let [tile_rows, tile_columns] = image.grid;
+        let [rows, columns] = image.size.map(|side| side / patch_size);
+        let mut kept = vec![[self.rows, self.columns]];
+        for row in 0..tile_rows {
+            for column in 0..tile_columns {
+                kept.push([
+                    rows.saturating_sub(row * self.rows).min(self.rows),
+                    columns
+                        .saturating_sub(column * self.columns)
+                        .min(self.columns),
+                ]);
+            }
+        }
+        let fits = image.pixels.size()[0] as usize == kept.len();
+        if fits && kept.iter().flatten().all(|&side| side > 0) {
+            return Ok(kept);
+        }
+        Err(Error::Image(format!(
+            "pixel values {:?} are not an image and {tile_rows} rows of {tile_columns} tiles, of which {rows} rows of \
+             {columns} patches are no padding",
+            image.pixels.size()
+        )))
     }
 
     /// The sums of what the first table has for the columns and the second for the rows.
@@ -178,7 +230,8 @@ impl PatchPlaces {
         })
     }
 
-    /// Nothing turns and there are no windows, but tokens attend only to those that the `mask` `[1, 1, tokens, tokens]` says.
+    /// Nothing turns and there are no windows, but tokens attend only to those that the `mask` says, `[1, 1, tokens, tokens]` or
+    /// `[tiles, 1, 1, tokens]`.
     pub fn masked(mask: Tensor) -> Self {
         Self {
             turns: None,

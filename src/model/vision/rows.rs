@@ -41,6 +41,9 @@ pub struct Tower {
     pub bounded_if: Option<&'static str>,
     /// Whether layers attend within windows, but for those that `fullatt_block_indexes` names.
     pub windows: bool,
+    /// Whether tiles may be padded at the right and at the bottom: no patch attends to padding, and positions are those of what is
+    /// left.
+    pub padded_tiles: bool,
     pub last_norm: Option<&'static str>,
     /// The layers after the others, of a tower that reads all tiles of an image together.
     pub global: Option<&'static Tower>,
@@ -205,6 +208,8 @@ pub enum Selection {
     Layer,
     /// The same, of the last layer behind the last norm.
     LayerOrLast,
+    /// Those of the layer `feature_layer` of `vision_config`.
+    TowerLayer,
     /// Those of a tower that reads all tiles together.
     Tiled,
 }
@@ -268,6 +273,8 @@ pub enum Tiles {
     Unpadded,
     /// The same, shrunk where there are more patches than `vision_aspect_ratio` allows.
     UnpaddedAtMost,
+    /// The tiles as one image without what padded it, then the whole image, of means of 2 by 2 patches: all before the projector.
+    Crops,
 }
 
 /// How tokens of an image are counted.

@@ -122,11 +122,20 @@ impl LoadedTower {
         if let Some(norm) = &self.patches_norm {
             x = norm.forward(&x)?;
         }
-        let places = PatchPlaces::new(config, &grid, compute)?;
+        let kept = (config.row.padded_tiles).then(|| grid.kept(image, config.patch_size));
+        let kept = kept.transpose()?;
+        let places = match &kept {
+            None => PatchPlaces::new(config, &grid, compute)?,
+            Some(kept) => PatchPlaces::masked(grid.mask(kept, compute.device)?),
+        };
         if let (Some(table), Some(learned)) = (&self.positions, config.row.positions) {
             let n_class = i64::from(self.class_token.is_some());
             let own = table.f_narrow(0, n_class, table.size()[0] - n_class)?;
-            x = x.f_add(&grid.resampled(&own, learned.resampling)?)?;
+            let placed = match &kept {
+                None => grid.resampled(&own, learned.resampling)?,
+                Some(kept) => grid.nearest_of(&own, kept)?.f_view_as(&x)?,
+            };
+            x = x.f_add(&placed)?;
             if let Some(token) = &self.class_token {
                 let token = token.f_add(&table.f_narrow(0, 0, 1)?)?;
                 let token = token.f_expand([x.size()[0], -1, -1], false)?;

@@ -37,6 +37,7 @@ MLLAMA = {
     "attention_heads": 4, "image_size": 28, "patch_size": 7, "max_num_tiles": 4, "intermediate_layers_indices": [0, 1],
     "vision_output_dim": 96,
 }
+PHI4 = CLIP | {"model_type": "phi4_multimodal_vision", "crop_size": 28, "image_token_id": 64}
 TOKENS = {"image_token_id": 64, "video_token_id": 65, "vision_start_token_id": 66, "vision_end_token_id": 67}
 INDEX = {"image_token_index": 64}
 PINPOINTS = {"image_grid_pinpoints": [[28, 56], [56, 28], [56, 56], [84, 28], [28, 84]]}
@@ -60,7 +61,8 @@ def composite(model_type, architecture, text, vision, **more):
 
 def seeing(config, vocab_size):
     """The same with a vocabulary that has placeholders."""
-    return config | {"vocab_size": vocab_size, "text_config": config["text_config"] | {"vocab_size": vocab_size}}
+    own = {"vocab_size": vocab_size}
+    return config | own | {key: config[key] | own for key in ("text_config",) if key in config}
 
 
 GEMMA3 = {"model_type": "gemma3_text", "head_dim": 12}
@@ -110,7 +112,7 @@ CASES = {
     "phi4_multimodal": TEXT | {
         "model_type": "phi4_multimodal", "architectures": ["Phi4MultimodalForCausalLM"], "tie_word_embeddings": True,
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.75}, "pad_token_id": 0,
-        "head_dim": 16, "num_attention_heads": 3, "num_key_value_heads": 1, "vision_config": SIGLIP | {"crop_size": 28},
+        "head_dim": 16, "num_attention_heads": 3, "num_key_value_heads": 1, "vision_config": PHI4,
         "audio_config": {
             "hidden_size": 32, "intermediate_size": 48, "num_blocks": 1, "num_attention_heads": 4, "ext_pw_out_channel": 32,
             "depthwise_separable_out_channel": 32, "input_size": 80, "nemo_conv_channels": 16},

@@ -62,6 +62,10 @@ CASES = {
     "mllama_side_by_side": (TEXT["mllama"], tiles(4) | {"grid": [2, 2]}),
     "paligemma": (TEXT["paligemma"], tiles(1)),
     "paligemma_gemma2": (TEXT["paligemma_gemma2"], tiles(1)),
+    "phi4_multimodal": (TEXT["phi4_multimodal"], tiles(3) | {"grid": [1, 2], "size": [21, 42]}),
+    "phi4_multimodal_odd": (
+        TEXT["phi4_multimodal"] | {"vision_config": cases_vision.PHI4 | {"image_size": 21, "crop_size": 21, "feature_layer": -1}},
+        tiles(3, 21) | {"grid": [2, 1], "size": [35, 14]}),
     "pixtral": (TEXT["pixtral"], {"pixels": [1, 3, 35, 21], "size": [35, 21]}),
     "qwen2_vl": (TEXT["qwen2_vl"], patches(6, 4)),
     "qwen2_5_vl": (TEXT["qwen2_5_vl"], patches(6, 10)),
@@ -87,6 +91,8 @@ def pictures(name, config, image, numbers):
     arguments = {}
     if config["model_type"] == "mllama":
         return mllama_pictures(config, image, pixels)
+    if config["model_type"] == "phi4_multimodal":
+        return phi4_pictures(config, image, pixels)
     if config["model_type"] == "gemma4":
         rows, columns = image["grid"]
         cells = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).flip(1)
@@ -115,11 +121,35 @@ def mllama_pictures(config, image, pixels):
     return {"pixel_values": torch.from_numpy(padded), "aspect_ratio_ids": torch.full((1, count), ratio), "aspect_ratio_mask": mask}
 
 
+def phi4_pictures(config, image, pixels):
+    """Images of one prompt, of which `size` is no padding."""
+    eyes, (rows, columns), count = config["vision_config"], image["grid"], len(pixels)
+    side = eyes["crop_size"] // eyes["patch_size"]
+    kept = torch.zeros(rows * side, columns * side)
+    kept[:image["size"][0] // eyes["patch_size"], :image["size"][1] // eyes["patch_size"]] = 1
+    crops = kept.view(rows, side, columns, side).transpose(1, 2).reshape(-1, side, side)
+    mask = torch.cat([torch.ones(1, side, side), crops])
+    sizes = torch.tensor([[rows * eyes["crop_size"], columns * eyes["crop_size"]]] * count)
+    return {"image_pixel_values": torch.from_numpy(np.stack(pixels)), "image_sizes": sizes, "image_attention_mask": mask.expand(count, -1, -1, -1)}
+
+
+def phi4_features(model, arguments):
+    """As many tokens as the model's own processor counts, for sides of any number of patches."""
+    mask, sizes = arguments["image_attention_mask"][0], arguments["image_sizes"][0]
+    side, columns = (mask.shape[-1] + 1) // 2, int(sizes[1]) // model.config.vision_config.crop_size
+    kept = mask[1:, 0::2, 0::2]
+    n_tokens = side * side + 1 + int(kept.sum()) + int(kept[::columns, :, 0].sum()) + side
+    ids = torch.full((1, n_tokens), TOKENS["image_token_id"])
+    return model.model.embed_tokens_extend.image_embed(ids, torch.zeros(1, n_tokens, model.config.hidden_size), **arguments)
+
+
 def features(model, arguments):
     """The embeddings `[tokens, hidden]` of an image, and what is added behind the first layers."""
     if "aspect_ratio_mask" in arguments:
         seen = model.model.vision_model(**arguments).last_hidden_state
         return model.model.multi_modal_projector(seen).flatten(0, -2)[None]
+    if "image_attention_mask" in arguments:
+        return phi4_features(model, arguments)
     found = model.model.get_image_features(**arguments, return_dict=True)
     made = torch.cat([part.reshape(-1, part.shape[-1]) for part in found.pooler_output])
     deep = [part[0] for part in getattr(found, "deepstack_features", None) or []]

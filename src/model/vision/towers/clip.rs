@@ -52,6 +52,7 @@ pub const CLIP: Tower = Tower {
     scales: None,
     bounded_if: None,
     windows: false,
+    padded_tiles: false,
     last_norm: Some("post_layernorm"),
     global: None,
 };
@@ -72,6 +73,25 @@ pub const SIGLIP: Tower = Tower {
     class_token: None,
     first_norm: None,
     ..CLIP
+};
+
+/// The tower of Phi-4 multimodal (Microsoft 2025, arXiv:2503.01743).
+pub const PHI4: Tower = Tower {
+    model_types: &["phi4_multimodal_vision", "phi4_multimodal"],
+    defaults: &[
+        ("hidden_size", "1152"),
+        ("intermediate_size", "4304"),
+        ("num_hidden_layers", "27"),
+        ("num_attention_heads", "16"),
+        ("image_size", "448"),
+        ("patch_size", "14"),
+        ("hidden_act", "\"gelu_pytorch_tanh\""),
+        ("layer_norm_eps", "1e-6"),
+        ("image_token_id", "200010"),
+        ("feature_layer", "-2"),
+    ],
+    padded_tiles: true,
+    ..IDEFICS3
 };
 
 pub const IDEFICS3: Tower = Tower {

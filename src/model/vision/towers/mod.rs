@@ -14,6 +14,7 @@ pub const TOWERS: &[&Tower] = &[
     &clip::CLIP,
     &clip::SIGLIP,
     &clip::IDEFICS3,
+    &clip::PHI4,
     &gemma4::GEMMA4,
     &glm4v::GLM4V,
     &internvl::INTERNVL,
