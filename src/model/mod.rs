@@ -48,7 +48,7 @@ pub use places::{Places, Sighting};
 pub use plan::{
     ExpertPlan, Fold, Kept, LayerPlan, LinearPlan, Mix, NormPlan, Rows, Slot, Stage, StageInput,
 };
-pub use state::State;
+pub use state::{State, Versions};
 pub use stored::{Packing, Stacked, Stored};
 
 use vision::Vision;

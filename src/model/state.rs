@@ -12,6 +12,42 @@ pub struct State {
     slots: [Option<Tensor>; Slot::ALL.len()],
 }
 
+/// The tensors that a state had, without keeping them.
+#[derive(Debug)]
+pub struct Versions {
+    hidden: Version,
+    slots: [Option<Version>; Slot::ALL.len()],
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Version {
+    place: usize,
+    size: Vec<i64>,
+    writes: i64,
+}
+
+impl Version {
+    fn of(tensor: &Tensor) -> Result<Self, TchError> {
+        Ok(Self {
+            place: tensor.data_ptr() as usize,
+            size: tensor.size(),
+            writes: tensor.f_internal_version()?,
+        })
+    }
+}
+
+impl Versions {
+    /// Whether the residual stream of `state` is that of then, unchanged.
+    pub fn has_hidden_of(&self, state: &State) -> Result<bool, TchError> {
+        Ok(self.hidden == Version::of(&state.hidden)?)
+    }
+
+    /// Whether what `state` has in `slot` is what was there then, unchanged.
+    pub fn has_slot_of(&self, state: &State, slot: Slot) -> Result<bool, TchError> {
+        Ok(self.slots[slot as usize] == Some(Version::of(state.slot(slot))?))
+    }
+}
+
 impl State {
     /// The state before the first stage of a layer.
     pub fn new(hidden: Tensor) -> Self {
@@ -61,8 +97,26 @@ impl State {
     }
 
     /// The state on `device`; shares memory where it is there already.
+    ///
+    /// From pinned memory of the host to a GPU it is copied while the caller goes on: all that the GPU does later waits for it, but
+    /// before the host writes there again, something must have come back from the GPU.
     pub fn to_device(&self, device: Device) -> Result<Self, TchError> {
-        self.try_map(|tensor| tensor.f_to_device(device))
+        self.try_map(|tensor| match device {
+            Device::Cuda(_) => tensor.f_to_device_(device, tensor.kind(), true, false),
+            _ => tensor.f_to_device(device),
+        })
+    }
+
+    /// Where its tensors lie, and how often each has been written to.
+    pub fn versions(&self) -> Result<Versions, TchError> {
+        let mut slots = Slot::ALL.map(|_| None);
+        for slot in self.filled() {
+            slots[slot as usize] = Some(Version::of(self.slot(slot))?);
+        }
+        Ok(Versions {
+            hidden: Version::of(&self.hidden)?,
+            slots,
+        })
     }
 
     /// The same tensors, not copied.

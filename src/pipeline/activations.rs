@@ -1,4 +1,4 @@
-//! The calibration activations between two stages, batch by batch, on the host.
+//! The calibration activations between two stages, batch by batch, on the host or on the GPU that computes.
 
 mod experts;
 
@@ -14,7 +14,8 @@ use super::fold::{FoldProof, PROBE_TOKENS};
 use super::memory::MemoryPlan;
 use crate::model::vision::Features;
 use crate::model::{
-    Block, Compute, Linear, Model, Places, Slot, Stage, StageInput, State, Tokens, Weights,
+    Block, Compute, Linear, Model, Places, Slot, Stage, StageInput, State, Tokens, Versions,
+    Weights,
 };
 use crate::quant::{InputStats, InputSums};
 use crate::sight::Shown;
@@ -36,6 +37,9 @@ pub struct Activations<'a> {
     slice: Option<usize>,
     /// A solved stage that the states have not been through: every batch goes through it when the next stage reads it.
     ahead: Option<(Stage, Vec<Linear>)>,
+    /// Whether what arrives where the stages run is a copy, as on a GPU.
+    #[cfg(test)]
+    is_apart: bool,
 }
 
 impl<'a> Activations<'a> {
@@ -49,11 +53,16 @@ impl<'a> Activations<'a> {
     ) -> Result<Self> {
         let ids: Vec<Vec<u32>> = windows.chunks(plan.batch_size).map(<[_]>::concat).collect();
         let seq_len = windows[0].len();
+        let home = if plan.resident {
+            compute.device
+        } else {
+            Device::Cpu
+        };
         let batches = ids.iter().map(|ids| {
             let hidden = model.embed(weights, compute, ids, seq_len, 0)?;
             let shape = [(ids.len() / seq_len) as i64, seq_len as i64, -1];
-            let hidden = hidden.f_view(shape)?.f_to_device(Device::Cpu)?;
-            Batch::new(hidden, plan.slot_width)
+            let hidden = hidden.f_view(shape)?.f_to_device(home)?;
+            Batch::new(hidden, plan.slot_width, compute.device)
         });
         Ok(Self {
             model,
@@ -66,6 +75,8 @@ impl<'a> Activations<'a> {
             recompute: plan.recompute,
             slice: plan.slice,
             ahead: None,
+            #[cfg(test)]
+            is_apart: false,
         })
     }
 
@@ -120,6 +131,7 @@ impl<'a> Activations<'a> {
         let looks = self.model.layers[layer].config.looks;
         for (index, (batch, ids)) in self.batches.iter_mut().zip(&self.ids).enumerate() {
             let mut entered = State::new(batch.state().hidden.shallow_clone());
+            let versions = entered.versions()?;
             let (windows, seq_len) = extent(index, self.batch_size, &entered.hidden);
             let images = self.shown.embedded(windows.clone(), seq_len)?;
             let tokens = Tokens {
@@ -134,7 +146,7 @@ impl<'a> Activations<'a> {
                 entered.set_slot(Slot::Sees, sees);
             }
             if entered.filled().next().is_some() {
-                batch.store(0, &entered.to_device(Device::Cpu)?)?;
+                batch.store(0, &entered, Some(&versions))?;
             }
         }
         Ok(())
@@ -158,7 +170,7 @@ impl<'a> Activations<'a> {
                 continue;
             }
             for (_, slice) in self.slices(batch.state())? {
-                let slice = self.arrive(block, &slice)?;
+                let (slice, _) = self.arrive(block, &slice)?;
                 let mut input = block.stage_input(stage, &slice, &self.places)?;
                 if block.looks() {
                     let sees = slice.slot(Slot::Sees).f_flatten(0, -1)?;
@@ -184,18 +196,18 @@ impl<'a> Activations<'a> {
             }
             if stage.is_tokenwise() {
                 for (start, slice) in self.slices(state)? {
-                    let slice = self.arrive(block, &slice)?;
+                    let (slice, arrived) = self.arrive(block, &slice)?;
                     let made = block.run(stage, &linears, slice, &self.places, None)?;
-                    self.batches[index].store(start, &made)?;
+                    self.batches[index].store(start, &made, Some(&arrived))?;
                 }
                 self.release(index, stage);
             } else {
-                let whole = self.arrive(block, state)?;
+                let (whole, arrived) = self.arrive(block, state)?;
                 let places = self.places_of(index, block)?;
                 let places = places.as_ref().unwrap_or(&self.places);
                 let made = block.run(stage, &linears, whole, places, None)?;
                 self.release(index, stage);
-                self.batches[index].store(0, &made)?;
+                self.batches[index].store(0, &made, Some(&arrived))?;
             }
         }
         self.ahead = None;
@@ -230,9 +242,11 @@ impl<'a> Activations<'a> {
             let Some(activations) = batch.state().find(slot) else {
                 continue;
             };
-            let _ = activations
-                .shallow_clone()
-                .f_mul_(&factors.f_to_kind(activations.kind())?)?;
+            let _ = activations.shallow_clone().f_mul_(
+                &factors
+                    .f_to_device(activations.device())?
+                    .f_to_kind(activations.kind())?,
+            )?;
         }
         Ok(())
     }
@@ -251,13 +265,21 @@ impl<'a> Activations<'a> {
             .collect()
     }
 
-    /// A batch or a slice of it where the next stage reads it, on the computing device.
-    fn arrive(&self, block: &Block, state: &State) -> Result<State> {
+    /// A batch or a slice of it where the next stage reads it, on the computing device; and what arrived there.
+    fn arrive(&self, block: &Block, state: &State) -> Result<(State, Versions)> {
         let state = state.to_device(self.compute.device)?;
-        match &self.ahead {
-            None => Ok(state),
-            Some((stage, linears)) => Ok(block.run(stage, linears, state, &self.places, None)?),
-        }
+        #[cfg(test)]
+        let state = if self.is_apart {
+            state.try_map(Tensor::f_alias_copy)?
+        } else {
+            state
+        };
+        let versions = state.versions()?;
+        let state = match &self.ahead {
+            None => state,
+            Some((stage, linears)) => block.run(stage, linears, state, &self.places, None)?,
+        };
+        Ok((state, versions))
     }
 
     /// Where the tokens of a batch stand, if there are images among them.
@@ -293,7 +315,12 @@ mod tests {
     use tch::Kind;
 
     /// The statistics of each stage and the state after the layer, with windows of 20 tokens, in no more slots than planned.
-    fn through_one_layer(model_type: &str, recompute: bool, slice: Option<usize>) -> Vec<Tensor> {
+    fn through_one_layer(
+        model_type: &str,
+        recompute: bool,
+        slice: Option<usize>,
+        is_apart: bool,
+    ) -> Vec<Tensor> {
         let config = json!({
             "model_type": model_type, "hidden_act": "silu", "hidden_size": 32, "intermediate_size": 48,
             "num_hidden_layers": 1, "num_attention_heads": 4, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
@@ -314,12 +341,14 @@ mod tests {
             recompute,
             slice,
             slot_width: slot_width(&model, recompute),
+            resident: false,
             activations: 0,
             stage: 0,
             batch: 0,
         };
         let mut activations =
             Activations::embed(&model, &weights, compute, &windows, &plan).unwrap();
+        activations.is_apart = is_apart;
         let layer = Layer::load(&model, &weights, compute, 0).unwrap();
         let looks = layer.block.looks();
         if looks {
@@ -354,22 +383,26 @@ mod tests {
     }
 
     #[test]
-    fn slices_and_recomputing_change_nothing() {
-        for model_type in ["llama", "mllama", "youtu"] {
-            let whole = through_one_layer(model_type, false, None);
-            for recompute in [false, true] {
-                for slice in [Some(1), Some(7), Some(20), None] {
-                    let found = through_one_layer(model_type, recompute, slice);
-                    assert_eq!(found.len(), whole.len());
-                    for (found, whole) in found.iter().zip(&whole) {
-                        assert_eq!(found.size(), whole.size());
-                        let error = (found - whole).abs().max() / whole.abs().max();
-                        let error = error.double_value(&[]);
-                        assert!(
-                            error < 1e-5,
-                            "{model_type} {recompute} {slice:?}: {error:e}"
-                        );
-                    }
+    fn slices_recomputing_and_copies_change_nothing() {
+        let ways = [false, true].into_iter().flat_map(|is_apart| {
+            let slices = [Some(1), Some(7), Some(20), None].into_iter();
+            slices
+                .flat_map(move |slice| [false, true].map(|recompute| (recompute, slice, is_apart)))
+        });
+        let ways: Vec<_> = ways.collect();
+        for model_type in ["gpt_neox", "llama", "mllama", "youtu"] {
+            let whole = through_one_layer(model_type, false, None, false);
+            for &(recompute, slice, is_apart) in &ways {
+                let found = through_one_layer(model_type, recompute, slice, is_apart);
+                assert_eq!(found.len(), whole.len());
+                for (found, whole) in found.iter().zip(&whole) {
+                    assert_eq!(found.size(), whole.size());
+                    let error = (found - whole).abs().max() / whole.abs().max();
+                    let error = error.double_value(&[]);
+                    assert!(
+                        error < 1e-5,
+                        "{model_type} {recompute} {slice:?} {is_apart}: {error:e}"
+                    );
                 }
             }
         }

@@ -4,13 +4,14 @@
 //! can neither use for the next ones nor give back.
 
 use std::ops::Range;
+use std::sync::Once;
 
 use anyhow::Result;
 use tch::{Device, Tensor};
 
-use crate::model::{Slot, State};
+use crate::model::{Slot, State, Versions};
 
-/// The state of a batch, on the host.
+/// The state of a batch, on the host or on the GPU that computes.
 pub struct Batch {
     /// Views of memory that the batch keeps.
     state: State,
@@ -21,13 +22,15 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Starts from `hidden` `[B, T, hidden]` on the host; at most `width` elements a token wait in slots.
-    pub fn new(hidden: Tensor, width: usize) -> Result<Self> {
+    /// Starts from `hidden` `[B, T, hidden]`, where the activations are to wait; at most `width` elements a token wait in slots.
+    /// On the host it is memory that `device` can copy by itself, if that is a GPU.
+    pub fn new(hidden: Tensor, width: usize, device: Device) -> Result<Self> {
         let tokens = hidden.size()[0] * hidden.size()[1];
-        let options = (hidden.kind(), Device::Cpu);
+        let options = (hidden.kind(), hidden.device());
+        let storage = Tensor::f_empty([tokens * width as i64], options)?;
         Ok(Self {
-            storage: Tensor::f_empty([tokens * width as i64], options)?,
-            state: State::new(hidden),
+            storage: within_reach(storage, device),
+            state: State::new(within_reach(hidden, device)),
             places: Vec::new(),
         })
     }
@@ -36,11 +39,18 @@ impl Batch {
         &self.state
     }
 
-    /// Takes over what a stage made of the tokens from `start` on.
-    pub fn store(&mut self, start: i64, made: &State) -> Result<()> {
+    /// Takes over what a stage made of the tokens from `start` on, but for what is as it arrived.
+    pub fn store(&mut self, start: i64, made: &State, arrived: Option<&Versions>) -> Result<()> {
         let len = made.hidden.size()[1];
-        overwrite(&self.state.hidden.f_narrow(1, start, len)?, &made.hidden)?;
+        let has_hidden = arrived.map(|arrived| arrived.has_hidden_of(made));
+        if !has_hidden.transpose()?.unwrap_or(false) {
+            overwrite(&self.state.hidden.f_narrow(1, start, len)?, &made.hidden)?;
+        }
         for slot in made.filled() {
+            let has_slot = arrived.map(|arrived| arrived.has_slot_of(made, slot));
+            if has_slot.transpose()?.unwrap_or(false) {
+                continue;
+            }
             let source = made.slot(slot);
             if !self.state.filled().any(|filled| filled == slot) {
                 self.make_room(slot, source)?;
@@ -97,6 +107,20 @@ pub fn first_fit(places: &[(Slot, Range<usize>)], len: usize) -> usize {
         .expect("behind the last there is room")
 }
 
+/// The same numbers in pinned memory, where `device` is a GPU and they are on the host.
+fn within_reach(tensor: Tensor, device: Device) -> Tensor {
+    static SAID: Once = Once::new();
+    if !device.is_cuda() || tensor.device() != Device::Cpu {
+        return tensor;
+    }
+    tensor.f_pin_memory(device).unwrap_or_else(|error| {
+        SAID.call_once(|| {
+            tracing::warn!("activations wait in pageable memory, which is slower: {error}")
+        });
+        tensor
+    })
+}
+
 /// Copies `source` to `target`, unless that is where it lies already.
 fn overwrite(target: &Tensor, source: &Tensor) -> Result<()> {
     if target.data_ptr() != source.data_ptr() {
@@ -113,7 +137,7 @@ mod tests {
     #[test]
     fn slots_share_the_memory_and_keep_what_they_hold() {
         let options = (Kind::Float, Device::Cpu);
-        let mut batch = Batch::new(Tensor::zeros([2, 5, 3], options), 7).unwrap();
+        let mut batch = Batch::new(Tensor::zeros([2, 5, 3], options), 7, Device::Cpu).unwrap();
         let storage = batch.storage.data_ptr();
         let filled = |slot, width: i64, value: f64, len: i64| {
             let mut state = State::new(Tensor::full([2, len, 3], value, options));
@@ -122,21 +146,42 @@ mod tests {
         };
         for _ in 0..2 {
             // In two slices.
-            batch.store(0, &filled(Slot::Attended, 3, 1.0, 2)).unwrap();
-            batch.store(2, &filled(Slot::Attended, 3, 2.0, 3)).unwrap();
-            batch.store(0, &filled(Slot::Activated, 4, 3.0, 5)).unwrap();
+            batch
+                .store(0, &filled(Slot::Attended, 3, 1.0, 2), None)
+                .unwrap();
+            batch
+                .store(2, &filled(Slot::Attended, 3, 2.0, 3), None)
+                .unwrap();
+            batch
+                .store(0, &filled(Slot::Activated, 4, 3.0, 5), None)
+                .unwrap();
             let sum = |slot| batch.state().slot(slot).sum(Kind::Double).double_value(&[]);
             assert_eq!(sum(Slot::Attended), f64::from(2 * 3 * (2 + 2 * 3)));
             assert_eq!(sum(Slot::Activated), f64::from(2 * 5 * 4 * 3));
             assert_eq!(batch.state().slot(Slot::Attended).data_ptr(), storage);
             // A narrower slot finds room where another one was.
             batch.release(Slot::Attended);
-            batch.store(0, &filled(Slot::Query, 2, 3.0, 5)).unwrap();
+            batch
+                .store(0, &filled(Slot::Query, 2, 3.0, 5), None)
+                .unwrap();
             assert_eq!(batch.state().slot(Slot::Query).data_ptr(), storage);
             batch.release(Slot::Query);
             batch.release(Slot::Attended);
             batch.release(Slot::Activated);
         }
+        // What is as it arrived is not copied.
+        let mut arrived = State::new(Tensor::full([2, 5, 3], 9.0, options));
+        arrived.set_slot(Slot::Query, Some(Tensor::full([2, 5, 2], 9.0, options)));
+        let versions = arrived.versions().unwrap();
+        let sum = |batch: &Batch| batch.state().hidden.sum(Kind::Double).double_value(&[]);
+        batch.store(0, &arrived, Some(&versions)).unwrap();
+        assert!(batch.state().find(Slot::Query).is_none());
+        assert_eq!(sum(&batch), f64::from(2 * 5 * 3 * 3));
+        // A part of it that was written to is.
+        let _ = arrived.slot(Slot::Query).narrow(1, 1, 1).fill_(1.0);
+        batch.store(0, &arrived, Some(&versions)).unwrap();
+        let query = batch.state().slot(Slot::Query);
+        assert_eq!(query.sum(Kind::Double).double_value(&[]), 16.0 * 9.0 + 4.0);
         let hidden = &batch.state().hidden;
         assert_eq!(
             hidden.sum(Kind::Double).double_value(&[]),

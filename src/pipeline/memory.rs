@@ -33,7 +33,9 @@ pub struct MemoryPlan {
     pub slice: Option<usize>,
     /// Elements of a token that wait in slots between two stages, at most.
     pub slot_width: usize,
-    /// All windows' activations, on the host.
+    /// Whether the activations wait on the GPU that computes, instead of on the host.
+    pub resident: bool,
+    /// All windows' activations.
     pub activations: u64,
     /// The weights, statistics and codes of the stage that takes the most, or the tower that sees, where the run computes.
     pub stage: u64,
@@ -64,6 +66,7 @@ impl MemoryPlan {
     ) -> Result<Self, ResourceError> {
         let element = compute.kind.elt_size_in_bytes();
         let windows = settings.num_samples;
+        let is_gpu = compute.device.is_cuda();
         let stages = || model.layers.iter().flat_map(|layer| &layer.stages);
         // Images that layers attend to wait beside the activations.
         let n_looked_at = model.vision.as_ref().and_then(Vision::n_looked_at);
@@ -80,7 +83,7 @@ impl MemoryPlan {
                     _ => batch_size * slice.unwrap_or(settings.seq_len),
                 };
                 (
-                    stage_bytes(stage, element),
+                    stage_bytes(stage, element, is_gpu),
                     tokens * token_bytes(stage, element),
                 )
             });
@@ -92,7 +95,7 @@ impl MemoryPlan {
             windows_per_batch.clamp(1, windows)
         });
         let smallest = settings.batch_size.unwrap_or(1);
-        let plan = |batch_size: usize, recompute: bool, slice: Option<usize>| {
+        let plan = |resident: bool, batch_size: usize, recompute: bool, slice: Option<usize>| {
             let (stage, batch) = widest(batch_size, slice);
             let slot_width = slot_width(model, recompute);
             // As if all tokens were those of images.
@@ -106,28 +109,36 @@ impl MemoryPlan {
                 recompute,
                 slice,
                 slot_width,
+                resident,
                 activations: activations as u64,
                 stage: stage.max(tower) as u64,
                 batch: batch as u64,
             }
         };
         let slice = (settings.seq_len > TOKENS_PER_SLICE).then_some(TOKENS_PER_SLICE);
-        // A smaller batch costs less time than running a stage twice.
+        // What experts add is gathered on the host.
+        let may_reside = is_gpu && stages().all(|stage| stage.experts.is_empty());
+        // Copies to and from a GPU cost more time than smaller batches; these cost less than running a stage twice.
         [
-            (largest, false, None),
-            (smallest, false, None),
-            (smallest, false, slice),
-            (largest, true, None),
-            (smallest, true, None),
-            (smallest, true, slice),
+            (true, largest, false, None),
+            (true, smallest, false, None),
+            (false, largest, false, None),
+            (false, smallest, false, None),
+            (false, smallest, false, slice),
+            (false, largest, true, None),
+            (false, smallest, true, None),
+            (false, smallest, true, slice),
         ]
         .into_iter()
-        .map(|(batch_size, recompute, slice)| plan(batch_size.min(windows), recompute, slice))
+        .filter(|&(resident, ..)| may_reside || !resident)
+        .map(|(resident, batch_size, recompute, slice)| {
+            plan(resident, batch_size.min(windows), recompute, slice)
+        })
         .find(|plan| {
             plan.on_host(compute.device) <= budget.host && plan.on_gpu(compute.device) <= budget.gpu
         })
         .ok_or_else(|| {
-            let least = plan(smallest.min(windows), true, slice);
+            let least = plan(false, smallest.min(windows), true, slice);
             let (on_host, on_gpu) = (least.on_host(compute.device), least.on_gpu(compute.device));
             let activations = format!(
                 "{} for the activations of {windows} windows of {} tokens, ",
@@ -161,6 +172,7 @@ impl MemoryPlan {
     pub fn on_host(&self, device: Device) -> u64 {
         match device {
             Device::Cpu => self.activations + self.stage + self.batch,
+            _ if self.resident => self.stage,
             _ => self.activations + self.stage,
         }
     }
@@ -169,6 +181,7 @@ impl MemoryPlan {
     pub fn on_gpu(&self, device: Device) -> u64 {
         match device {
             Device::Cpu => 0,
+            _ if self.resident => self.activations + self.stage + self.batch,
             _ => self.stage + self.batch,
         }
     }
@@ -213,13 +226,14 @@ pub(super) fn slot_width(model: &Model, recompute: bool) -> usize {
     widest
 }
 
-/// Bytes of a stage's weights (two float32 copies while they are solved, codes, as they run, and waiting to be written) and
-/// Gram matrix.
+/// Bytes of a stage's weights (two float32 copies while they are solved, on a GPU three, codes, as they run, and waiting to be
+/// written) and Gram matrix.
 ///
 /// Experts are solved one by one; a second float32 copy of one is then kept for the proof of its folds.
-fn stage_bytes(stage: &Stage, element: usize) -> usize {
+fn stage_bytes(stage: &Stage, element: usize, is_gpu: bool) -> usize {
+    let copies = if is_gpu { 3 } else { 2 };
     let bytes = |weights: usize, inp: usize| {
-        weights * (4 + 4 + 1 + 1 + element) + inp * inp * 4 * GRAM_COPIES
+        weights * (copies * 4 + 1 + 1 + element) + inp * inp * 4 * GRAM_COPIES
     };
     let experts = stage.experts.iter().map(|expert| {
         let weights = |linear: &LinearPlan| linear.out_features * linear.in_features;
@@ -315,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gpu_with_little_memory_makes_batches_smaller() {
+    fn a_gpu_with_little_memory_keeps_less_there() {
         let gpu = Device::Cuda(0);
         let host = u64::MAX;
         let all = Budget {
@@ -324,15 +338,16 @@ mod tests {
         };
         let largest = plan_on(gpu, &[], all).unwrap();
         let needed = largest.on_gpu(gpu);
-        assert_eq!(
-            (largest.batch_size, needed),
-            (4, largest.stage + largest.batch)
-        );
-        let budget = Budget {
-            host,
-            gpu: needed - 1,
-        };
-        assert_eq!(plan_on(gpu, &[], budget).unwrap().batch_size, 1);
+        let bytes = largest.stage + largest.batch + largest.activations;
+        assert_eq!((largest.batch_size, largest.resident), (4, true));
+        assert_eq!((needed, largest.on_host(gpu)), (bytes, largest.stage));
+        // Then the activations wait on the host.
+        let mut budget = all;
+        for (batch_size, resident) in [(4, true), (1, true), (4, false), (1, false)] {
+            let found = plan_on(gpu, &[], budget).unwrap();
+            assert_eq!((found.batch_size, found.resident), (batch_size, resident));
+            budget.gpu = found.on_gpu(gpu) - 1;
+        }
         let error = plan_on(gpu, &[], Budget { host, gpu: 1000 })
             .unwrap_err()
             .to_string();

@@ -206,7 +206,7 @@ impl Plan {
     fn ram(&self, compute: Compute) -> String {
         let memory = &self.memory;
         let activations = format!(
-            "activations {}{}{}",
+            "activations {}{}{}, ",
             human_bytes(memory.activations),
             if memory.recompute {
                 ", the MLP's made twice to fit"
@@ -217,12 +217,17 @@ impl Plan {
                 .slice
                 .map_or(String::new(), |slice| format!(", {slice} tokens at a time"))
         );
+        let activations = if memory.resident {
+            String::new()
+        } else {
+            activations
+        };
         let batch = match compute.device {
             Device::Cpu => format!(", batch {}", human_bytes(memory.batch)),
             _ => String::new(),
         };
         format!(
-            "about {} beyond libtorch's own: {activations}, widest stage {}{batch}",
+            "about {} beyond libtorch's own: {activations}widest stage {}{batch}",
             human_bytes(memory.on_host(compute.device)),
             human_bytes(memory.stage)
         )
@@ -232,8 +237,13 @@ impl Plan {
         match compute.device {
             Device::Cpu => "none: the CPU computes".to_owned(),
             _ => format!(
-                "about {} beyond libtorch's own: widest stage {}, batch {}; {} free",
+                "about {} beyond libtorch's own: {}widest stage {}, batch {}; {} free",
                 human_bytes(self.memory.on_gpu(compute.device)),
+                if self.memory.resident {
+                    format!("activations {}, ", human_bytes(self.memory.activations))
+                } else {
+                    String::new()
+                },
                 human_bytes(self.memory.stage),
                 human_bytes(self.memory.batch),
                 device::free_gpu_bytes(compute.device).map_or("unknown".to_owned(), human_bytes)

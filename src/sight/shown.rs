@@ -38,7 +38,7 @@ impl Shown {
     }
 
     /// Puts what an image became in the place of its tokens' embeddings, as many as `places` are, in `hidden`, the residual stream
-    /// of `window`, `[tokens, hidden]` on the host; or keeps it for the layers that attend to it.
+    /// of `window`, `[tokens, hidden]`; or keeps it for the layers that attend to it.
     pub fn show(
         &mut self,
         window: usize,
@@ -75,9 +75,10 @@ impl Shown {
             Ok(kept.f_to_device(Device::Cpu)?.f_to_kind(hidden.kind())?)
         };
         let embeddings = kept(&features.embeddings)?;
+        let there = |tensor: &Tensor| tensor.f_to_device(hidden.device());
         let _ = hidden
             .shallow_clone()
-            .f_index_copy_(0, &places, &embeddings)?;
+            .f_index_copy_(0, &there(&places)?, &there(&embeddings)?)?;
         if let Some(kept) = &mut self.embedded {
             kept.push((window, places.shallow_clone(), embeddings));
         }
@@ -112,11 +113,14 @@ impl Shown {
     }
 
     /// Adds what images left for the layer that all have been through, behind its stages. `hidden` gives the residual stream of
-    /// a window, `[tokens, hidden]` on the host.
+    /// a window, `[tokens, hidden]`.
     pub fn leave_layer(&mut self, hidden: impl Fn(usize) -> Result<Tensor>) -> Result<()> {
         for (window, places, mut deep) in std::mem::take(&mut self.deep) {
             if let Some(added) = deep.pop() {
-                let _ = hidden(window)?.f_index_add_(0, &places, &added)?;
+                let mut stream = hidden(window)?;
+                let there = |tensor: &Tensor| tensor.f_to_device(stream.device());
+                let (to, added) = (there(&places)?, there(&added)?);
+                let _ = stream.f_index_add_(0, &to, &added)?;
                 self.deep.push((window, places, deep));
             }
         }

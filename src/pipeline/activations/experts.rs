@@ -158,8 +158,9 @@ impl Activations<'_> {
         for batch in &mut self.batches {
             batch.open(Slot::Added)?;
             let state = batch.state().to_device(self.compute.device)?;
+            let arrived = state.versions()?;
             let made = block.finish_experts(stage, state)?;
-            batch.store(0, &made)?;
+            batch.store(0, &made, Some(&arrived))?;
             for slot in stage.empties() {
                 batch.release(slot);
             }
