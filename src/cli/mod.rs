@@ -135,6 +135,9 @@ pub struct QuantizeArgs {
     /// Host memory that the run may take, such as 8GB [default: three quarters of what is free]
     #[arg(long, value_name = "SIZE", help_heading = "Calibration")]
     pub memory: Option<String>,
+    /// GPU memory that the run may take, such as 20GB [default: three quarters of what is free]
+    #[arg(long, value_name = "SIZE", help_heading = "Calibration")]
+    pub vram: Option<String>,
     /// Calibration data: a .txt file, a .jsonl file with `text` or `messages` (with images, for models that see), or a directory of
     /// them or of images with captions [default: a built-in set]
     #[arg(long, value_name = "PATH", help_heading = "Calibration")]

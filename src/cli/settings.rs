@@ -36,8 +36,8 @@ pub enum Error {
     Zero { option: &'static str },
     #[error("--max-shard-size {0:?} is not a size such as 5GB, 500MiB or 1000000")]
     ShardSize(String),
-    #[error("--memory {0:?} is not a size such as 8GB, 500MiB or 1000000")]
-    Memory(String),
+    #[error("--{option} {text:?} is not a size such as 8GB, 500MiB or 1000000")]
+    Memory { option: &'static str, text: String },
     #[error("--output {} is the model itself; choose another directory", .0.display())]
     OutputIsModel(PathBuf),
     #[error("--device {0:?} is not one of auto, cpu, cuda, cuda:N")]
@@ -148,6 +148,8 @@ pub struct Settings {
     pub batch_size: Option<usize>,
     /// Bytes of host memory that the run may take beyond libtorch's own; `None`: a share of what is free.
     pub memory: Option<u64>,
+    /// The same of a GPU's memory.
+    pub vram: Option<u64>,
     pub calib_data: Option<PathBuf>,
     pub seed: u64,
     pub compute: ComputeChoice,
@@ -268,9 +270,12 @@ impl Settings {
             return Err(Error::Zero { option });
         }
 
-        let memory = match args.memory {
-            None => None,
-            Some(text) => Some(parse_size(&text).ok_or(Error::Memory(text))?),
+        let memory = |option, text: Option<String>| match text {
+            None => Ok(None),
+            Some(text) => match parse_size(&text) {
+                None => Err(Error::Memory { option, text }),
+                bytes => Ok(bytes),
+            },
         };
         let solver = match method {
             _ if args.rtn => Solver::Rtn,
@@ -313,7 +318,8 @@ impl Settings {
             num_samples: args.num_samples,
             moe_all_tokens: args.moe_all_tokens,
             batch_size: args.batch_size,
-            memory,
+            memory: memory("memory", args.memory)?,
+            vram: memory("vram", args.vram)?,
             calib_data: args.calib_data,
             seed: args.seed,
             compute: ComputeChoice::resolve(&args.compute)?,
@@ -455,7 +461,8 @@ mod tests {
             (&["--gptq", "--damp-percent", "1.5"], "--damp-percent 1.5"),
             (&["--seq-len", "0"], "--seq-len must be at least 1"),
             (&["--max-shard-size", "5 parsecs"], "5 parsecs"),
-            (&["--memory", "lots"], "lots"),
+            (&["--memory", "lots"], "--memory \"lots\""),
+            (&["--vram", "lots"], "--vram \"lots\""),
             (&["--threads", "0"], "--threads must be at least 1"),
             (&["--device", "tpu"], "tpu"),
         ] {

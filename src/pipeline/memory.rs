@@ -118,10 +118,12 @@ impl MemoryPlan {
         let slice = (settings.seq_len > TOKENS_PER_SLICE).then_some(TOKENS_PER_SLICE);
         // What experts add is gathered on the host.
         let may_reside = is_gpu && stages().all(|stage| stage.experts.is_empty());
-        // Copies to and from a GPU cost more time than smaller batches; these cost less than running a stage twice.
+        // Running a stage twice costs more time than smaller batches; copies to and from a GPU, by arithmetic, cost the most.
         [
             (true, largest, false, None),
             (true, smallest, false, None),
+            (true, largest, true, None),
+            (true, smallest, true, None),
             (false, largest, false, None),
             (false, smallest, false, None),
             (false, smallest, false, slice),
@@ -149,8 +151,8 @@ impl MemoryPlan {
                 let remedy = "lower --num-samples or --seq-len, free memory, or raise --memory";
                 ("memory", on_host, budget.host, &activations[..], remedy)
             } else {
-                let remedy = "lower --seq-len or --batch-size, free the GPU's memory (nvidia-smi says who holds it), or \
-                              compute on the CPU with --force-cpu";
+                let remedy = "lower --seq-len or --batch-size, free the GPU's memory (nvidia-smi says who holds it), raise --vram, \
+                              or compute on the CPU with --force-cpu";
                 ("the GPU's memory", on_gpu, budget.gpu, "", remedy)
             };
             ResourceError {
@@ -343,9 +345,17 @@ mod tests {
         assert_eq!((needed, largest.on_host(gpu)), (bytes, largest.stage));
         // Then the activations wait on the host.
         let mut budget = all;
-        for (batch_size, resident) in [(4, true), (1, true), (4, false), (1, false)] {
+        for expected in [
+            (4, false, true),
+            (1, false, true),
+            (4, true, true),
+            (1, true, true),
+            (4, false, false),
+            (1, false, false),
+        ] {
             let found = plan_on(gpu, &[], budget).unwrap();
-            assert_eq!((found.batch_size, found.resident), (batch_size, resident));
+            let way = (found.batch_size, found.recompute, found.resident);
+            assert_eq!(way, expected);
             budget.gpu = found.on_gpu(gpu) - 1;
         }
         let error = plan_on(gpu, &[], Budget { host, gpu: 1000 })

@@ -167,7 +167,7 @@ impl Plan {
         let host = || share(device::memory::room().map(|room| room.free_bytes));
         let budget = Budget {
             host: settings.memory.unwrap_or_else(host),
-            gpu: share(device::free_gpu_bytes(compute.device)),
+            gpu: (settings.vram).unwrap_or_else(|| share(device::free_gpu_bytes(compute.device))),
         };
         Ok(Self {
             outcomes: pack::check(&request),
