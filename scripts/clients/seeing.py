@@ -31,7 +31,7 @@ MARKS = [
     "<image>", "<video>", "<start_of_image>", "<end_of_image>", "<image_soft_token>", "<img>", "</img>", "<IMG_CONTEXT>", "[IMG]",
     "[IMG_BREAK]", "[IMG_END]", "<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|image|>", "<|video|>",
     "<|begin_of_image|>", "<|end_of_image|>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>", "<|image_start|>",
-    "<|image_end|>", "<|patch|>", "<|image>", "<image|>", "<|audio|>", "<|audio>", "<audio|>", "<|tile_x_separator|>", "<|tile_y_separator|>",
+    "<|image_end|>", "<|patch|>", "<|image>", "<image|>", "<|audio|>", "<|audio>", "<audio|>", "<|endoftext10|>", "<|endoftext11|>", "<|tile_x_separator|>", "<|tile_y_separator|>",
     *(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)),
 ]
 VOCABULARY = {word: i for i, word in enumerate([*WORDS, *MARKS])}
@@ -82,6 +82,9 @@ CHANGES = {
     }, {}),
     "paligemma": ({}, SIGLIP | {"projection_dim": 128}, {"projection_dim": 128}),
     "paligemma_gemma2": ({"sliding_window": 64, "query_pre_attn_scalar": 32}, SIGLIP | {"projection_dim": 128}, {"projection_dim": 128}),
+    # Its processor counts tokens for images of this size alone.
+    "phi4_multimodal": ({"num_key_value_heads": 1}, cases.PHI4 | TOWER | {
+        "num_hidden_layers": 3, "image_size": 448, "patch_size": 14, "crop_size": 448}, {}),
     "pixtral": ({}, PIXTRAL, {}),
     "qwen2_vl": (cases.mrope([4, 6, 6]), QWEN2_VL, {}),
     "qwen2_5_vl": (cases.mrope([4, 6, 6]), QWEN2_5_VL, {}),
@@ -117,6 +120,9 @@ PROCESSORS = {
         {"patch_size": 14, "spatial_merge_size": 2}, "[IMG]"),
     "mllama": ("MllamaProcessor", "MllamaImageProcessor", SMALL | {"max_image_tiles": 4}, {}, "<|image|>"),
     "paligemma": ("PaliGemmaProcessor", "SiglipImageProcessor", SMALL | {"image_seq_length": 16}, {}, "<image>"),
+    "phi4_multimodal": (
+        "Phi4MultimodalProcessor", "Phi4MultimodalImageProcessor", {},
+        {"audio_processor": {"feature_extractor_type": "Phi4MultimodalFeatureExtractor"}}, "<|endoftext10|>"),
     "pixtral": (
         "PixtralProcessor", "PixtralImageProcessor", {"size": {"longest_edge": 56}, "patch_size": 14}, {"patch_size": 14}, "[IMG]"),
     "qwen2_vl": ("Qwen2VLProcessor", "Qwen2VLImageProcessor", QWEN_SIZE, {}, "<|image_pad|>"),
@@ -132,9 +138,11 @@ def configuration(name):
     text, vision, more = CHANGES[name]
     config = cases.seeing((cases.CASES | cases_gemma4.CASES)[name], VOCAB_SIZE)
     config = config | more | {"vision_config": vision, "dtype": "bfloat16"}
-    config["text_config"] = config["text_config"] | TEXT | text
+    inner = config.get("text_config", config)
+    inner |= TEXT | text
     token = VOCABULARY[PROCESSORS[name][-1]]
-    config |= {key: token for key in ("image_token_id", "image_token_index") if key in config}
+    for part in (config, config["vision_config"]):
+        part |= {key: token for key in ("image_token_id", "image_token_index") if key in part}
     marks = {"video_token_id": "<|video_pad|>", "vision_start_token_id": "<|vision_start|>", "vision_end_token_id": "<|vision_end|>"}
     return config | {key: VOCABULARY[mark] for key, mark in marks.items() if key in config}
 

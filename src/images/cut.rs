@@ -39,6 +39,9 @@ pub enum Rule {
     },
     /// Tiles of an image that is set, its shape kept, into the smallest arrangement of tiles that it need not be shrunk for.
     Fitted { tile: u32, most: u32 },
+    /// The whole canvas, and tiles of it: the smallest arrangement of tiles that covers the image, or where that takes too many,
+    /// the one that is nearest to its shape. The image is set into its corner, its shape kept.
+    Covered { tile: u32, patch: u32, most: u32 },
     /// Patches of an image as large as a number of squares of patches allows.
     Budget { patch: u32, square: u32, most: u32 },
     /// One image of whole patches, no side longer than given.
@@ -69,9 +72,11 @@ pub struct Plan {
 pub struct Tile {
     /// The image is brought to these sizes, one after the other.
     pub resized: Vec<Size>,
-    /// Then it is set into one of this size, of zeros, at this row and column, which may lie outside.
+    /// Then it is set into one of this size, of padding, at this row and column, which may lie outside.
     pub canvas: Size,
     pub at: [i64; 2],
+    /// The normalized canvas is brought to this size, without antialiasing.
+    pub sampled: Option<Size>,
 }
 
 impl Tile {
@@ -80,7 +85,13 @@ impl Tile {
             resized: vec![size],
             canvas: size,
             at: [0, 0],
+            sampled: None,
         }
+    }
+
+    /// Height and width of the picture itself.
+    pub fn size(&self) -> Size {
+        self.sampled.unwrap_or(self.canvas)
     }
 }
 
@@ -127,6 +138,7 @@ impl Rule {
             } => split_plan(size, *longest, *tile, *split),
             Self::Canvas { tile, tiles } => canvas(size, *tile, *tiles),
             Self::Fitted { tile, most } => fitted(size, *tile, *most),
+            Self::Covered { tile, most, .. } => covered(size, *tile, *most)?,
             Self::Budget {
                 patch,
                 square,
@@ -156,6 +168,21 @@ impl Rule {
                 }
             }
         })
+    }
+
+    /// Height and width of what the tower keeps of an image of `size`: its own, or of the part of a canvas whose patches are
+    /// not padding alone.
+    pub fn kept(&self, size: Size, plan: &Plan) -> Size {
+        match self {
+            Self::Covered { patch, .. } => {
+                let tile = &plan.tiles[0];
+                [0, 1].map(|side| {
+                    let padding = tile.canvas[side] - tile.resized[0][side];
+                    tile.canvas[side] - padding / patch * patch
+                })
+            }
+            _ => size,
+        }
     }
 }
 
@@ -256,6 +283,7 @@ fn any_resolution(size: Size, tile: u32, resolutions: &[Size]) -> Result<Plan, E
                 resized: vec![resized],
                 canvas: [tile, tile],
                 at: [0, 1].map(|side| i64::from(padding[side]) - i64::from(start[side])),
+                sampled: None,
             });
         }
     }
@@ -315,6 +343,7 @@ fn split_plan([height, width]: Size, longest: u32, tile: u32, split: bool) -> Pl
         canvas: resized[resized.len() - 1],
         resized: resized.to_vec(),
         at: [0, 0],
+        sampled: None,
     };
     if !split {
         return one(whole(&[first, [tile, tile]]));
@@ -340,6 +369,7 @@ fn split_plan([height, width]: Size, longest: u32, tile: u32, split: bool) -> Pl
                 resized: vec![first, second],
                 canvas: [tile, tile],
                 at: [-i64::from(row * tile), -i64::from(column * tile)],
+                sampled: None,
             });
         }
     }
@@ -350,11 +380,12 @@ fn split_plan([height, width]: Size, longest: u32, tile: u32, split: bool) -> Pl
     }
 }
 
-fn canvas([height, width]: Size, tile: Size, [least, most]: [u32; 2]) -> Plan {
+/// Rows and columns of the arrangement of so many tiles whose shape is nearest to the image's.
+fn nearest_arrangement([height, width]: Size, tile: Size, [least, most]: [u32; 2]) -> [u32; 2] {
     let mut arrangements = Vec::new();
     for columns in 1..=most {
-        for rows in 1..=most {
-            if (least..=most).contains(&(columns * rows)) {
+        for rows in 1..=most / columns {
+            if columns * rows >= least {
                 arrangements.push((columns, rows));
             }
         }
@@ -373,6 +404,11 @@ fn canvas([height, width]: Size, tile: Size, [least, most]: [u32; 2]) -> Plan {
         }
     }
     let (columns, rows) = best;
+    [rows, columns]
+}
+
+fn canvas(size: Size, tile: Size, tiles: [u32; 2]) -> Plan {
+    let [rows, columns] = nearest_arrangement(size, tile, tiles);
     let resized = [tile[0] * rows, tile[1] * columns];
     let mut made = Vec::new();
     for row in 0..rows {
@@ -381,6 +417,7 @@ fn canvas([height, width]: Size, tile: Size, [least, most]: [u32; 2]) -> Plan {
                 resized: vec![resized],
                 canvas: tile,
                 at: [-i64::from(row * tile[0]), -i64::from(column * tile[1])],
+                sampled: None,
             });
         }
     }
@@ -432,6 +469,7 @@ fn fitted(size: Size, tile: u32, most: u32) -> Plan {
                 resized: vec![resized],
                 canvas: [tile, tile],
                 at: [-i64::from(row * tile), -i64::from(column * tile)],
+                sampled: None,
             });
         }
     }
@@ -439,6 +477,54 @@ fn fitted(size: Size, tile: u32, most: u32) -> Plan {
         tiles,
         grid: grid.map(|n| n as usize),
     }
+}
+
+/// What Phi-4's processor shrinks no side of an image below.
+const NARROWEST: u32 = 10;
+
+fn covered(size: Size, tile: u32, most: u32) -> Result<Plan, Error> {
+    let covering = size.map(|side| side.div_ceil(tile));
+    let grid = if u64::from(covering[0]) * u64::from(covering[1]) <= u64::from(most) {
+        covering
+    } else {
+        nearest_arrangement(size, [tile; 2], [1, most])
+    };
+    let canvas = grid.map(|count| count * tile);
+    let [scale_h, scale_w] = [0, 1].map(|side| f64::from(canvas[side]) / f64::from(size[side]));
+    let scaled =
+        |side: usize, scale: f64| ((f64::from(size[side]) * scale) as u32).min(canvas[side]);
+    let resized = if scale_w < scale_h {
+        [scaled(0, scale_w), canvas[1]]
+    } else {
+        [canvas[0], scaled(1, scale_h)]
+    };
+    if resized.iter().any(|&side| side < NARROWEST) {
+        return Err(Error::Shape {
+            height: size[0],
+            width: size[1],
+            reason: format!(
+                "{} by {} pixels are left of it in {} by {}, no side may have less than {NARROWEST}",
+                resized[1], resized[0], canvas[1], canvas[0]
+            ),
+        });
+    }
+    let part = |at, canvas, sampled| Tile {
+        resized: vec![resized],
+        canvas,
+        at,
+        sampled,
+    };
+    let mut tiles = vec![part([0, 0], canvas, Some([tile; 2]))];
+    for row in 0..grid[0] {
+        for column in 0..grid[1] {
+            let at = [row, column].map(|place| -i64::from(place * tile));
+            tiles.push(part(at, [tile; 2], None));
+        }
+    }
+    Ok(Plan {
+        tiles,
+        grid: grid.map(|n| n as usize),
+    })
 }
 
 /// Sides that are multiples of `side`, the shape almost kept, the area at most `most` squares of it.

@@ -36,7 +36,8 @@ pub struct Pixels {
     pub shape: Vec<usize>,
     /// Rows and columns of patches, or of the tiles that are parts of the image.
     pub grid: [usize; 2],
-    /// Height and width of the image itself.
+    /// Height and width of the image itself; of a canvas that covers it (`Rule::Covered`), of the rows and columns of patches
+    /// from its corner that are not padding alone.
     pub size: [usize; 2],
 }
 
@@ -93,16 +94,24 @@ impl Processor {
             .or(own)
             .ok_or_else(|| Error::Missing(directory.to_owned()))?;
         let processor = processor.map_or(Value::Null, |file| file.json);
+        let tokenizer = File::read(&directory.join("tokenizer_config.json"))?;
+        let tokenizer = tokenizer.map_or(Value::Null, |file| file.json);
         let settings = Settings::new(&file, &processor)?;
+        let files = prompt::Files {
+            config,
+            processor: &processor,
+            image_processor: &file.json,
+            tokenizer: &tokenizer,
+        };
         Ok(Self {
-            prompt: Prompt::new(config, &processor, &file.json, &settings.rule)?,
+            prompt: Prompt::new(&files, &settings.rule)?,
             settings,
         })
     }
 
     /// What the chat template writes for an image.
     pub fn placeholder(&self) -> &str {
-        self.prompt.placeholder
+        &self.prompt.placeholder
     }
 
     /// The token that stands for each feature of an image.
@@ -115,8 +124,9 @@ impl Processor {
     /// # Errors
     /// [`Error::Shape`] where the processor takes no such image.
     pub fn prompt(&self, width: u32, height: u32) -> Result<Written, Error> {
-        let size = [height, width];
-        Ok(self.prompt.write(size, &self.settings.rule.plan(size)?))
+        let (size, rule) = ([height, width], &self.settings.rule);
+        let plan = rule.plan(size)?;
+        Ok(self.prompt.write(rule.kept(size, &plan), &plan))
     }
 
     /// The shape of [`Processor::pixels`] for an image of this size.
@@ -136,7 +146,7 @@ impl Processor {
             Rule::Patches { patch, frames, .. } => patches(patch, frames),
             Rule::Budget { patch, .. } => patches(patch, 1),
             _ => {
-                let [height, width] = plan.tiles[0].canvas.map(|side| side as usize);
+                let [height, width] = plan.tiles[0].size().map(|side| side as usize);
                 vec![plan.tiles.len(), 3, height, width]
             }
         }
@@ -169,7 +179,7 @@ impl Processor {
             values,
             shape: self.shape_of(&plan),
             grid: plan.grid,
-            size: size.map(|side| side as usize),
+            size: (self.settings.rule.kept(size, &plan)).map(|side| side as usize),
         })
     }
 
@@ -197,19 +207,23 @@ impl Processor {
                     self.settings.mean[channel],
                     self.settings.deviation[channel],
                 );
-                let padding = (0.0 - mean) / deviation;
+                let value = |row: i64, column: i64| {
+                    let (y, x) = (row - tile.at[0], column - tile.at[1]);
+                    let is_inside = (0..i64::from(resized.height())).contains(&y)
+                        && (0..i64::from(resized.width())).contains(&x);
+                    let value = if is_inside {
+                        resized.get_pixel(x as u32, y as u32).0[channel]
+                    } else {
+                        self.settings.padding
+                    };
+                    (f32::from(value) - mean) / deviation
+                };
+                if let Some(size) = tile.sampled {
+                    values.extend(resize::sample(tile.canvas, size, value));
+                    continue;
+                }
                 for row in 0..i64::from(tile.canvas[0]) {
-                    for column in 0..i64::from(tile.canvas[1]) {
-                        let (y, x) = (row - tile.at[0], column - tile.at[1]);
-                        let is_inside = (0..i64::from(resized.height())).contains(&y)
-                            && (0..i64::from(resized.width())).contains(&x);
-                        values.push(if is_inside {
-                            let value = resized.get_pixel(x as u32, y as u32).0[channel];
-                            (f32::from(value) - mean) / deviation
-                        } else {
-                            padding
-                        });
-                    }
+                    values.extend((0..i64::from(tile.canvas[1])).map(|column| value(row, column)));
                 }
             }
         }

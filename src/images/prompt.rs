@@ -9,7 +9,7 @@ use super::cut::{Plan, Rule, Size};
 #[derive(Debug, Clone)]
 pub struct Prompt {
     /// What the chat template writes for an image.
-    pub placeholder: &'static str,
+    pub placeholder: String,
     /// The token that stands for a feature.
     pub token: String,
     form: Form,
@@ -27,6 +27,9 @@ enum Form {
         more: i64,
         most: Option<u32>,
     },
+    /// One token for each square of two by two patches of the tiles as one image without its padding, a token more for each row;
+    /// one; and the same of the whole. A tile has so many patches in a row; its last square may be half outside.
+    Halved { patch: u32, side: u32 },
     /// One token, whose embedding stays: layers of their own attend to the features.
     Mark,
     /// So many tokens for each tile, between two others; without a count, one for each square of patches.
@@ -48,14 +51,47 @@ pub struct Written {
     pub n_tokens: usize,
 }
 
+/// What the files of a model's directory hold, null where there is none.
+pub struct Files<'a> {
+    /// config.json
+    pub config: &'a Value,
+    /// processor_config.json
+    pub processor: &'a Value,
+    /// preprocessor_config.json, or what stands in its place
+    pub image_processor: &'a Value,
+    /// tokenizer_config.json
+    pub tokenizer: &'a Value,
+}
+
+impl Files<'_> {
+    /// The token that the tokenizer says images have.
+    fn image_token(&self) -> Option<&str> {
+        let tokenizer = self.tokenizer;
+        let more = ["extra_special_tokens", "model_specific_special_tokens"];
+        let places = [tokenizer]
+            .into_iter()
+            .chain(more.map(|key| &tokenizer[key]));
+        let mut tokens = places.map(|place| &place["image_token"]);
+        tokens.find_map(|token| token.as_str().or_else(|| token["content"].as_str()))
+    }
+
+    /// What the tokenizer calls the token of the model's placeholder, `absent` where the model does not say which that is.
+    fn placeholder(&self, absent: u64) -> Option<&str> {
+        let id = self.config["vision_config"]["image_token_id"].as_u64();
+        let id = id.unwrap_or(absent).to_string();
+        self.tokenizer["added_tokens_decoder"][&id]["content"].as_str()
+    }
+}
+
 impl Prompt {
-    /// By the model's configuration, its processor's and its image processor's.
-    pub fn new(
-        config: &Value,
-        processor: &Value,
-        image_processor: &Value,
-        rule: &Rule,
-    ) -> Result<Self, Error> {
+    /// By the files of the model's directory.
+    pub fn new(files: &Files<'_>, rule: &Rule) -> Result<Self, Error> {
+        let Files {
+            config,
+            processor,
+            image_processor,
+            ..
+        } = *files;
         let model_type = config["model_type"].as_str().unwrap_or_default();
         let token = |absent: &str| {
             processor["image_token"]
@@ -115,6 +151,21 @@ impl Prompt {
                 };
                 ("<|image|>", "<|image|>".to_owned(), form)
             }
+            // Its processor knows the token alone, and templates write it.
+            ("phi4_multimodal", Rule::Covered { tile, patch, .. }) => {
+                let named = files.placeholder(200_010).unwrap_or("<|endoftext10|>");
+                let own = files.image_token().map(str::to_owned);
+                let token = own.unwrap_or_else(|| token(named));
+                let form = Form::Halved {
+                    patch: *patch,
+                    side: tile / patch,
+                };
+                return Ok(Self {
+                    placeholder: token.clone(),
+                    token,
+                    form,
+                });
+            }
             (_, Rule::Fitted { .. }) => ("<|image|>", "<|image|>".to_owned(), Form::Mark),
             ("idefics3" | "smolvlm", _) => {
                 let count = number("image_seq_len").unwrap_or(169);
@@ -152,13 +203,13 @@ impl Prompt {
             }
         };
         Ok(Self {
-            placeholder,
+            placeholder: placeholder.to_owned(),
             token,
             form,
         })
     }
 
-    /// For an image of height and width `size` that becomes what `plan` says.
+    /// For an image of which height and width `size` are kept, and that becomes what `plan` says.
     pub fn write(&self, size: Size, plan: &Plan) -> Written {
         let tokens = |count: usize| self.token.repeat(count);
         let only = |count: usize| Written {
@@ -181,6 +232,18 @@ impl Prompt {
                     most.map(|most| (most, h)),
                 );
                 only((h * w + more + parts[0] * (parts[1] + 1)).max(0) as usize)
+            }
+            Form::Halved { patch, side } => {
+                // The processor says 256 and 16 for the whole, which is this for 32 patches in a row, as published. The model
+                // takes whatever its configuration makes of them, one more where they are odd.
+                let whole = side.div_ceil(2);
+                // Of each tile, every second row and column of patches stands for a square.
+                let squares = |length: u32| {
+                    let patches = length / patch;
+                    (patches / side * whole + (patches % side).div_ceil(2)) as usize
+                };
+                let lines = |[rows, columns]: [usize; 2]| rows * (columns + 1);
+                only(lines(size.map(squares)) + 1 + lines([whole as usize; 2]))
             }
             Form::Mark => only(1),
             Form::Around {

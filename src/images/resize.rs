@@ -1,7 +1,9 @@
 //! Resampling of 8-bit images with antialiasing, to the last bit as libtorch's CPU kernel does it for torchvision: weights
-//! in fixed point, columns first, rounded to 8 bits between the two passes.
+//! in fixed point, columns first, rounded to 8 bits between the two passes. And of planes of floats without it.
 
 use image::RgbImage;
+
+use super::cut::Size;
 
 const CHANNELS: usize = 3;
 
@@ -144,4 +146,39 @@ fn by_columns(image: &RgbImage, height: u32, filter: Filter) -> RgbImage {
         }
     }
     RgbImage::from_raw(image.width(), height, made).expect("a value for each pixel")
+}
+
+/// For each of `to` output values, the four input values that it lies between, the outermost repeated, and their weights: Keys'
+/// cubic with a = -3/4. In 32 bits, as libtorch has it: far from 0, the last bits of a place show.
+fn cubic_taps(from: u32, to: u32) -> Vec<[(i64, f32); 4]> {
+    const A: f32 = -0.75;
+    let near = |x: f32| ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0;
+    let far = |x: f32| ((A * x - 5.0 * A) * x + 8.0 * A) * x - 4.0 * A;
+    let scale = from as f32 / to as f32;
+    let last = i64::from(from) - 1;
+    let taps = (0..to).map(|index| {
+        let place = scale * (index as f32 + 0.5) - 0.5;
+        let first = place.floor();
+        let x = (place - first).clamp(0.0, 1.0);
+        let weights = [far(x + 1.0), near(x), near(1.0 - x), far(2.0 - x)];
+        let mut at = first as i64 - 2;
+        weights.map(|weight| {
+            at += 1;
+            (at.clamp(0, last), weight)
+        })
+    });
+    taps.collect()
+}
+
+/// A plane of height and width `from`, of what `value` says of each row and column, as one of `to`: bicubic, without antialiasing.
+pub fn sample(from: Size, to: Size, value: impl Fn(i64, i64) -> f32) -> Vec<f32> {
+    let columns = cubic_taps(from[1], to[1]);
+    let mut made = Vec::with_capacity(to[0] as usize * to[1] as usize);
+    for rows in cubic_taps(from[0], to[0]) {
+        for columns in &columns {
+            let in_row = |y: i64| -> f32 { columns.iter().map(|&(x, by)| by * value(y, x)).sum() };
+            made.push(rows.iter().map(|&(y, by)| by * in_row(y)).sum());
+        }
+    }
+    made
 }

@@ -16,6 +16,8 @@ pub struct Settings {
     /// By channel: what is subtracted from a value of 0 to 255, and what the rest is divided by.
     pub mean: [f32; 3],
     pub deviation: [f32; 3],
+    /// The value of 0 to 255 that an image is padded with.
+    pub padding: u8,
 }
 
 /// The file's objects and where errors say that they are.
@@ -40,6 +42,7 @@ const KINDS: &[&str] = &[
     "LlavaNextImageProcessor",
     "LlavaOnevisionImageProcessor",
     "MllamaImageProcessor",
+    "Phi4MultimodalImageProcessor",
     "PixtralImageProcessor",
     "Qwen2VLImageProcessor",
     "Qwen3VLImageProcessor",
@@ -65,6 +68,7 @@ impl Settings {
             "Gemma3ImageProcessor"
             | "Idefics3ImageProcessor"
             | "MllamaImageProcessor"
+            | "Phi4MultimodalImageProcessor"
             | "SiglipImageProcessor"
             | "SmolVLMImageProcessor" => (HALF, HALF),
             _ => (CLIP_MEAN, CLIP_STD),
@@ -79,6 +83,13 @@ impl Settings {
             Some(number) => (number.as_u64().and_then(Filter::from_number)).ok_or_else(|| {
                 file.error("resample", "1 (Lanczos), 2 (bilinear) or 3 (bicubic)")
             })?,
+        };
+        // Phi-4's filter is the one of the whole canvas; its image comes there as libtorch does it by itself.
+        let is_phi = *kind == "Phi4MultimodalImageProcessor";
+        let filter = match filter {
+            Filter::Bicubic if is_phi => Filter::Bilinear,
+            _ if is_phi => return Err(file.error("resample", "3 (bicubic)")),
+            filter => filter,
         };
         // Gemma 3's processor keeps `do_pan_and_scan` off, whatever this file says.
         for key in ["do_resize", "do_rescale"] {
@@ -103,6 +114,7 @@ impl Settings {
             filter,
             mean,
             deviation,
+            padding: if is_phi { 255 } else { 0 },
         })
     }
 }
@@ -190,6 +202,21 @@ fn rule(file: &File, kind: &str, processor: &Value) -> Result<Rule, Error> {
             },
             most: file.count("max_image_tiles", 4)?,
         },
+        "Phi4MultimodalImageProcessor" => {
+            let tile = match sides.both().unwrap_or([448; 2]) {
+                [height, width] if height == width => height,
+                _ => return Err(file.error("size", "as high as wide")),
+            };
+            let patch = file.count("patch_size", 14)?;
+            if tile % patch != 0 {
+                return Err(file.error("patch_size", &format!("a divisor of the size, {tile}")));
+            }
+            Rule::Covered {
+                tile,
+                patch,
+                most: file.count("dynamic_hd", 36)?,
+            }
+        }
         "Gemma4ImageProcessor" => Rule::Budget {
             patch: file.count("patch_size", 16)?,
             square: file.count("pooling_kernel_size", 3)?,

@@ -93,6 +93,11 @@ fn processors_match_transformers() {
                 wrong.push(format!("{place}: {shape:?}, not {}", image["shape"]));
             }
         }
+        for size in about["refused"].as_array().into_iter().flatten() {
+            let [width, height] = [0, 1].map(|side| size[side].as_u64().unwrap() as u32);
+            let found = processor.prompt(width, height);
+            assert!(matches!(found, Err(Error::Shape { .. })), "{name} {size}");
+        }
         for image in about["images"].as_array().unwrap() {
             let ([width, height], place) = compare_text(name, &processor, image, &mut wrong);
             let pixels = processor.pixels(&picture(width, height)).unwrap();
@@ -104,6 +109,10 @@ fn processors_match_transformers() {
                 continue;
             }
             assert_eq!(pixels.values.len(), pixels.shape.iter().product::<usize>());
+            if let Some(kept) = image.get("kept") {
+                assert_eq!(json!(pixels.grid), image["grid"], "{place}");
+                assert_eq!(json!(pixels.size), *kept, "{place}");
+            }
             let step = image["step"].as_u64().unwrap() as usize;
             let expected = file.tensor(&place).unwrap();
             let expected = expected.data().as_chunks().0.iter();
@@ -226,6 +235,47 @@ fn what_cannot_be_prepared_is_refused_by_name() {
     let error = opened(Some(&clip), "donut").unwrap_err().to_string();
     assert!(error.contains("\"donut\" writes images"), "{error}");
 
+    for (changes, reason) in [
+        (
+            json!({"size": {"height": 448, "width": 224}}),
+            "as high as wide",
+        ),
+        (
+            json!({"size": 440}),
+            "patch_size is absent, expected a divisor of the size, 440",
+        ),
+        (
+            json!({"patch_size": 15}),
+            "patch_size is 15, expected a divisor of the size, 448",
+        ),
+        (
+            json!({"dynamic_hd": 0}),
+            "dynamic_hd is 0, expected a number from 1 to 16384",
+        ),
+        (
+            json!({"resample": 2}),
+            "resample is 2, expected 3 (bicubic)",
+        ),
+    ] {
+        let mut json = changes.clone();
+        json["image_processor_type"] = json!("Phi4MultimodalImageProcessor");
+        let error = opened(Some(&json), "phi4_multimodal")
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(reason), "{error}");
+    }
+    let phi = json!({"image_processor_type": "Phi4MultimodalImageProcessor"});
+    let error = opened(Some(&phi), "qwen2_vl").unwrap_err().to_string();
+    assert!(error.contains("\"qwen2_vl\" writes images"), "{error}");
+    let phi = opened(Some(&phi), "phi4_multimodal").unwrap();
+    let error = phi.pixels(&picture(401, 3)).unwrap_err().to_string();
+    assert!(
+        error.contains("401 by 3 pixels: 448 by 3 pixels are left of it in 448 by 448, no side may have less than 10"),
+        "{error}"
+    );
+    assert!(matches!(phi.shape(u32::MAX, 1), Err(Error::Shape { .. })));
+    assert!(matches!(phi.shape(10, 0), Err(Error::Shape { .. })));
+
     let processor = opened(Some(&qwen), "qwen2_vl").unwrap();
     let error = processor.prompt(4000, 10).err().unwrap().to_string();
     assert!(
@@ -260,6 +310,51 @@ fn nested_settings_come_first() {
         error.contains("processor_config.json: crop_size is [1], expected a number"),
         "{error}"
     );
+}
+
+/// Phi-4's processor has the token of its tokenizer, which says it in one of three places, or by its number alone.
+#[test]
+fn the_token_is_the_tokenizer_s() {
+    let preprocessor = json!({"image_processor_type": "Phi4MultimodalImageProcessor"});
+    for (tokenizer, token) in [
+        (json!({}), "<|endoftext10|>"),
+        (json!({"image_token": "<a>"}), "<a>"),
+        (
+            json!({"image_token": {"content": "<b>", "special": true}}),
+            "<b>",
+        ),
+        (
+            json!({"image_token": null, "extra_special_tokens": {"image_token": "<c>"}}),
+            "<c>",
+        ),
+        (
+            json!({"model_specific_special_tokens": {"image_token": "<d>"}}),
+            "<d>",
+        ),
+        (json!({"extra_special_tokens": ["<e>"]}), "<endoftext>"),
+        (
+            json!({"added_tokens_decoder": {"200010": {"content": "<f>"}}}),
+            "<f>",
+        ),
+    ] {
+        let files = json!({
+            "config.json": {"model_type": "phi4_multimodal"},
+            "preprocessor_config.json": preprocessor,
+            "processor_config.json": {"image_token": "<endoftext>"},
+            "tokenizer_config.json": tokenizer,
+        });
+        let mut files = files;
+        if ["<|endoftext10|>", "<f>"].contains(&token) {
+            files["processor_config.json"] = json!({});
+        }
+        let processor = processor_of(&files).unwrap();
+        assert_eq!(processor.image_token(), token);
+        assert_eq!(processor.placeholder(), token);
+        // A whole of 16 squares a side, and 8 rows of 16 of the image.
+        let written = processor.prompt(448, 224).unwrap();
+        assert_eq!(written.n_tokens, 8 * 17 + 1 + 16 * 17);
+        assert_eq!(written.text, token.repeat(written.n_tokens));
+    }
 }
 
 /// Half transparent red on white.

@@ -115,7 +115,7 @@ fn within_reach(tensor: Tensor, device: Device) -> Tensor {
     }
     tensor.f_pin_memory(device).unwrap_or_else(|error| {
         SAID.call_once(|| {
-            tracing::warn!("activations wait in pageable memory, which is slower: {error}")
+            tracing::warn!("activations wait in pageable memory, which is slower: {error}");
         });
         tensor
     })

@@ -64,6 +64,18 @@ fn processor(name: &str, config: &Value) -> (Value, Value, &'static str, &'stati
             json!({"image_seq_length": config["mm_tokens_per_image"]}),
             ("<start_of_image>", "<image_soft_token>"),
         ),
+        "gemma4" => (
+            json!({"image_processor_type": "Gemma4ImageProcessor", "patch_size": 4, "max_soft_tokens": 6,
+                   "pooling_kernel_size": config["vision_config"]["pooling_kernel_size"]}),
+            json!({}),
+            ("<|image|>", "<|image|>"),
+        ),
+        "phi4_multimodal" => (
+            json!({"image_processor_type": "Phi4MultimodalImageProcessor", "patch_size": 7, "dynamic_hd": 3,
+                   "size": config["vision_config"]["crop_size"]}),
+            json!({}),
+            ("<|endoftext10|>", "<|endoftext10|>"),
+        ),
         "idefics3" => (
             json!({"image_processor_type": "Idefics3ImageProcessor", "size": {"longest_edge": 56},
                    "max_image_size": {"longest_edge": 28}}),
@@ -382,6 +394,7 @@ fn divergence_on_images(seeing: &Seeing, dir: &str) -> f64 {
 fn what_sees_is_quantized_where_it_is_asked_for() {
     for name in [
         "qwen2_5_vl",
+        "gemma4_variant",
         "llava_two_layers",
         "internvl",
         "mllama",
@@ -433,7 +446,8 @@ fn what_sees_is_quantized_where_it_is_asked_for() {
         );
         let report = json_file(&output.join("quantization_report.json"));
         let in_float = report["tower"]["in_float"].as_array().unwrap().len();
-        assert_eq!(in_float > 0, name.starts_with("qwen"), "{name}: {report}");
+        let has_misfits = name.starts_with("qwen") || name == "gemma4_variant";
+        assert_eq!(in_float > 0, has_misfits, "{name}: {report}");
         assert_eq!(report["linears"].as_array().unwrap().len(), 0);
     }
     for (args, code, word) in [
@@ -457,7 +471,7 @@ fn what_sees_is_quantized_where_it_is_asked_for() {
 /// Other images of the same size calibrate otherwise.
 #[test]
 fn what_is_seen_matters() {
-    for name in ["mllama", "qwen3_vl"] {
+    for name in ["gemma4", "mllama", "phi4_multimodal", "qwen3_vl"] {
         images_matter(&first(name));
     }
 }

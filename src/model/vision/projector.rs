@@ -141,8 +141,8 @@ impl Projector {
                 Step::Standardize(stored) => {
                     let number = |name: &str| -> Result<Tensor, Error> {
                         let name = format!("{prefix}{stored}{name}");
-                        let number = compute.place(&weights.tensor(&name, &[width])?)?;
-                        Ok(number.f_to_kind(Kind::Float)?)
+                        let number = weights.tensor(&name, &[width])?;
+                        Ok(number.f_to_device(compute.device)?.f_to_kind(Kind::Float)?)
                     };
                     let is_shifted = tower.keys().bool("standardize")?.unwrap_or(false);
                     let shift = is_shifted

@@ -79,6 +79,11 @@ PUBLISHED = {
         {"image_processor_type": "GotOcr2ImageProcessorFast", "crop_size": None, "crop_to_patches": False, "do_center_crop": None,
          "do_convert_rgb": True, "max_patches": 12, "min_patches": 1, "resample": 3, "size": square(448)} | EVERYTHING | IMAGENET,
         {"image_seq_length": 256}, {}),
+    # As the processor is saved of what is published with code of its own, whose files have the names of other classes.
+    "Phi-4-multimodal": (
+        "phi4_multimodal", "Phi4MultimodalProcessor",
+        {"image_processor_type": "Phi4MultimodalImageProcessorFast", "do_convert_rgb": True, "dynamic_hd": 36, "patch_size": 14,
+         "resample": 3, "size": square(448)} | EVERYTHING | HALF, {}, {}),
     "pixtral-12b": (
         "llava", "PixtralProcessor",
         {"image_processor_type": "PixtralImageProcessor", "do_convert_rgb": True, "patch_size": square(16), "resample": 3,

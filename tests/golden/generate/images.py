@@ -34,6 +34,7 @@ OWN_TOKENS = {
     "Gemma3Processor": {"image_token": "<image_soft_token>"}, "MllamaProcessor": GLM,
     "Gemma4Processor": GLM | {
         "boi_token": "<|image>", "eoi_token": "<image|>", "audio_token": "<|audio|>", "boa_token": "<|audio>", "eoa_token": "<audio|>"},
+    "Phi4MultimodalProcessor": {"image_token": "<|endoftext10|>", "audio_token": "<|endoftext11|>"},
 }
 BEGIN = "<s>"
 # At most so many values of an image are kept.
@@ -103,6 +104,13 @@ CASES = {
     "mllama": (
         "mllama", "MllamaProcessor", "MllamaImageProcessor", {"size": {"height": 112, "width": 112}, "max_image_tiles": 4}, {}, {}),
     "gemma4": ("gemma4", "Gemma4Processor", "Gemma4ImageProcessor", {"max_soft_tokens": 70}, {}, {}),
+    "phi4_multimodal": (
+        "phi4_multimodal", "Phi4MultimodalProcessor", "Phi4MultimodalImageProcessor",
+        {"size": {"height": 56, "width": 56}, "patch_size": 14, "dynamic_hd": 6}, {}, {}),
+    # An odd number of patches in a row.
+    "phi4_multimodal_odd": (
+        "phi4_multimodal", "Phi4MultimodalProcessor", "Phi4MultimodalImageProcessor",
+        {"size": {"height": 70, "width": 70}, "patch_size": 14, "dynamic_hd": 9}, {}, {}),
 }
 
 
@@ -137,10 +145,12 @@ def processor_of(class_name, image_processor, more):
     tokens = tokenizer(own.values())
     for key, token in own.items():
         setattr(tokens, key, token)
+        if not hasattr(tokens, f"{key}_id"):
+            setattr(tokens, f"{key}_id", tokens.convert_tokens_to_ids(token))
     processor_class = getattr(transformers, class_name)
     arguments = {"image_processor": image_processor, "tokenizer": tokens} | more
     # What reads videos and sounds is of no use here.
-    for key in ["video_processor", "feature_extractor"]:
+    for key in ["video_processor", "feature_extractor", "audio_processor"]:
         if key in processor_class.__init__.__code__.co_varnames:
             arguments[key] = None
     processor_class.check_argument_for_proper_class = lambda self, name, argument: type(argument)
@@ -159,11 +169,29 @@ def short(text, token):
     return re.sub(f"(?:{re.escape(token)})+", lambda run: f"[{len(run[0]) // len(token)}]", text)
 
 
+def prepared_by_phi4(processor, inputs):
+    """The same from Phi-4's inputs, with the canvas' rows and columns of tiles, and height and width of what is no padding."""
+    own = processor.image_processor
+    side, patch = own.size["height"], own.patch_size
+    n_patches = side // patch
+    grid = [length // side for length in inputs["image_sizes"][0].tolist()]
+    mask = inputs["image_attention_mask"][0, 1:].reshape(*grid, n_patches, n_patches).transpose(1, 2)
+    mask = mask.reshape(grid[0] * n_patches, grid[1] * n_patches)
+    kept = [int(mask[:, 0].sum()) * patch, int(mask[0].sum()) * patch]
+    # The processor says 256 + 16 tokens for the whole canvas, whatever its settings; the model makes as many vectors as here, which
+    # is the same for the published size of 448.
+    whole = (n_patches + 1) // 2
+    count = processor.tokenizer.seen[0].count(processor.image_token) - (256 + 16) + whole * whole + whole
+    return processor.image_token * count, inputs["image_pixel_values"][0].float().numpy(), {"grid": grid, "kept": kept}
+
+
 def prepared(processor, placeholder, width, height):
-    """The text in the placeholder's place, and what the tower reads."""
+    """The text in the placeholder's place, what the tower reads, and what else is known of it."""
     image = PIL.Image.fromarray(picture(width, height))
     nested = type(processor).__name__ == "Idefics3Processor"
     inputs = processor(text=[placeholder], images=[[image]] if nested else [image], return_tensors="pt")
+    if "image_attention_mask" in inputs:
+        return prepared_by_phi4(processor, inputs)
     values = inputs["pixel_values"].float().numpy()
     # Without the numbers of samples and of images, where there are any, and without the padding behind patches and tiles.
     if "image_position_ids" in inputs:
@@ -175,7 +203,7 @@ def prepared(processor, placeholder, width, height):
     seen = processor.tokenizer.seen
     seen = seen if isinstance(seen, str) else seen[0]
     # Two processors say where the text begins.
-    return seen.removesuffix("\n" * seen.endswith(f"{BEGIN}\n")).removesuffix(BEGIN), values
+    return seen.removesuffix("\n" * seen.endswith(f"{BEGIN}\n")).removesuffix(BEGIN), values, {}
 
 
 def cases():
@@ -231,17 +259,24 @@ def main():
         placeholder = processor.boi_token if is_gemma else token
         images = []
         for width, height in SIZES:
-            text, values = prepared(processor, placeholder, width, height)
+            text, values, more = prepared(processor, placeholder, width, height)
             step = max(1, values.size // KEPT)
             made[f"{name} {width} {height}"] = values.reshape(-1)[::step].copy()
             squares = float(np.mean(values.astype(np.float64) ** 2))
             images.append({
-                "size": [width, height], "shape": values.shape, "step": step, "text": short(text, token), "mean_square": squares})
-        texts = []
+                "size": [width, height], "shape": values.shape, "step": step, "text": short(text, token), "mean_square": squares} | more)
+        texts, refused = [], []
         for width, height in MORE_SIZES:
-            text, values = prepared(processor, placeholder, width, height)
-            texts.append({"size": [width, height], "shape": values.shape, "text": short(text, token)})
-        about[name] = json.dumps({"files": files, "token": token, "placeholder": placeholder, "images": images, "texts": texts})
+            try:
+                text, values, more = prepared(processor, placeholder, width, height)
+            except ValueError as error:
+                if "the aspect ratio is very extreme" not in str(error):
+                    raise
+                refused.append([width, height])
+                continue
+            texts.append({"size": [width, height], "shape": values.shape, "text": short(text, token)} | more)
+        kept = {"files": files, "token": token, "placeholder": placeholder, "images": images, "texts": texts}
+        about[name] = json.dumps(kept | ({"refused": refused} if refused else {}))
         print(name, [image["shape"] for image in images], flush=True)
     for name, encoded in encoded_files().items():
         made[f"file {name}"] = np.frombuffer(encoded, np.uint8)
