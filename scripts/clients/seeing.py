@@ -62,13 +62,16 @@ GEMMA4 = cases_gemma4.VISION | TOWER | {
     "num_key_value_heads": 2, "head_dim": 32, "patch_size": 16, "pooling_kernel_size": 3, "position_embedding_size": 256,
     "use_clipped_linears": True, "standardize": True,
 }
+# With logits of a size that perplexities can be compared of.
+UNTIED = {"tie_word_embeddings": False}
 # Name -> changes of the golden configuration: of its text part, its eyes, and the rest.
 CHANGES = {
     "gemma3": ({"sliding_window": 64, "query_pre_attn_scalar": 32}, SIGLIP, {}),
     "gemma4": ({
         "global_head_dim": 32, "sliding_window": 64, "layer_types": ["sliding_attention", "full_attention"], "num_kv_shared_layers": 0,
         "hidden_size_per_layer_input": 32, "vocab_size_per_layer_input": VOCAB_SIZE, "use_bidirectional_attention": "vision",
-    }, GEMMA4, {}),
+        "tie_word_embeddings": False,
+    }, GEMMA4, UNTIED),
     "glm4v": ({"partial_rotary_factor": 0.5, "rope_parameters": {
         "rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3], "partial_rotary_factor": 0.5}}, GLM4V, {}),
     "idefics3": ({}, SIGLIP | {"model_type": "idefics3_vision"}, {}),
@@ -84,7 +87,7 @@ CHANGES = {
     "paligemma_gemma2": ({"sliding_window": 64, "query_pre_attn_scalar": 32}, SIGLIP | {"projection_dim": 128}, {"projection_dim": 128}),
     # Its processor counts tokens for images of this size alone.
     "phi4_multimodal": ({"num_key_value_heads": 1}, cases.PHI4 | TOWER | {
-        "num_hidden_layers": 3, "image_size": 448, "patch_size": 14, "crop_size": 448}, {}),
+        "num_hidden_layers": 3, "image_size": 448, "patch_size": 14, "crop_size": 448}, UNTIED),
     "pixtral": ({}, PIXTRAL, {}),
     "qwen2_vl": (cases.mrope([4, 6, 6]), QWEN2_VL, {}),
     "qwen2_5_vl": (cases.mrope([4, 6, 6]), QWEN2_5_VL, {}),
@@ -143,7 +146,11 @@ def configuration(name):
     token = VOCABULARY[PROCESSORS[name][-1]]
     for part in (config, config["vision_config"]):
         part |= {key: token for key in ("image_token_id", "image_token_index") if key in part}
-    marks = {"video_token_id": "<|video_pad|>", "vision_start_token_id": "<|vision_start|>", "vision_end_token_id": "<|vision_end|>"}
+    marks = {
+        "video_token_id": "<|video_pad|>", "vision_start_token_id": "<|vision_start|>", "vision_end_token_id": "<|vision_end|>",
+        "audio_token_id": "<|audio|>", "boi_token_id": "<|image>", "eoi_token_id": "<image|>", "boa_token_id": "<|audio>",
+        "eoa_token_index": "<audio|>",
+    }
     return config | {key: VOCABULARY[mark] for key, mark in marks.items() if key in config}
 
 

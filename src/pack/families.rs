@@ -15,6 +15,8 @@ pub struct Family {
     /// As people call it.
     pub name: &'static str,
     loaders: &'static [Loader],
+    /// The programs that load those of its models that have no experts, beside these.
+    without_experts: &'static [Loader],
     /// Names inside a block that vLLM's model has for linears that are stored under others, and cannot trace back: linears
     /// that it fuses without its class saying so, and renamed ones. It looks for its own names in GPTQ's
     /// `modules_in_block_to_quantize`, where a part of a name is enough; an empty one is a part of every name.
@@ -38,25 +40,29 @@ impl Family {
             .find(|family| family.model_type == model_type)
     }
 
-    /// Whether the program `runtime` loads quantized models of the family.
-    pub(super) fn is_loaded_by(&self, runtime: &str) -> bool {
+    /// Whether the program `runtime` loads quantized models of the family, with experts or without.
+    pub(super) fn is_loaded_by(&self, runtime: &str, has_experts: bool) -> bool {
         let loader = match runtime {
             VLLM_GPU | VLLM_CPU => Vllm,
             TRANSFORMERS => Transformers,
             GPTQMODEL => GptqModel,
             _ => return true,
         };
-        self.loaders.contains(&loader)
+        let is_dense = !has_experts && self.without_experts.contains(&loader);
+        is_dense || self.loaders.contains(&loader)
     }
 
     /// The programs by their names, for people.
     pub fn loaders(&self) -> String {
-        let names = self.loaders.iter().map(|loader| match loader {
+        let name = |loader: &Loader| match loader {
             Vllm => "vLLM",
             Transformers => "transformers",
             GptqModel => "GPTQModel",
-        });
-        match &names.collect::<Vec<_>>()[..] {
+        };
+        let names = self.loaders.iter().map(|loader| name(loader).to_owned());
+        let dense = self.without_experts.iter();
+        let dense = dense.map(|loader| format!("{} without experts", name(loader)));
+        match &names.chain(dense).collect::<Vec<_>>()[..] {
             [] => "none known".to_owned(),
             names => names.join(", "),
         }
@@ -72,11 +78,19 @@ const fn family(
         model_type,
         name,
         loaders,
+        without_experts: &[],
         named_by_vllm: &[],
     }
 }
 
 impl Family {
+    const fn without_experts(self, loaders: &'static [Loader]) -> Self {
+        Self {
+            without_experts: loaders,
+            ..self
+        }
+    }
+
     const fn named_by_vllm(self, names: &'static [&'static str]) -> Self {
         Self {
             named_by_vllm: names,
@@ -121,8 +135,12 @@ pub const FAMILIES: &[Family] = &[
     family("gemma3", "Gemma 3", &[Transformers]),
     family("gemma3_text", "Gemma 3 (text models)", ALL),
     // models/gemma4.py loads keys for values where these are the keys.
-    family("gemma4", "Gemma 4", &[Vllm]).named_by_vllm(&["self_attn.v_proj"]),
-    family("gemma4_text", "Gemma 4 (text models)", &[Vllm]).named_by_vllm(&["self_attn.v_proj"]),
+    family("gemma4", "Gemma 4", &[Vllm])
+        .without_experts(&[Transformers])
+        .named_by_vllm(&["self_attn.v_proj"]),
+    family("gemma4_text", "Gemma 4 (text models)", &[Vllm])
+        .without_experts(&[Transformers])
+        .named_by_vllm(&["self_attn.v_proj"]),
     family("glm", "GLM-4 (`glm`)", ALL),
     family("glm4", "GLM-4-0414", ALL),
     family("glm4_moe", "GLM-4.5, GLM-4.6, GLM-4.7", &[Vllm, GptqModel]),
@@ -200,10 +218,10 @@ pub const FAMILIES: &[Family] = &[
     family("olmo3", "OLMo 3", ALL),
     family("olmoe", "OLMoE", &[Vllm, GptqModel]),
     family("opt", "OPT", ALL),
-    family("paligemma", "PaliGemma 1, 2", &[]),
+    family("paligemma", "PaliGemma 1, 2", &[Transformers]),
     family("phi", "Phi 1, 1.5, 2", ALL),
     family("phi3", "Phi 3, 3.5 and 4", ALL),
-    family("phi4_multimodal", "Phi-4 multimodal", &[]),
+    family("phi4_multimodal", "Phi-4 multimodal", &[Transformers]),
     family("phimoe", "Phi-3.5-MoE", &[Vllm]),
     family("qwen2", "Qwen2, Qwen2.5", ALL),
     family("qwen2_5_vl", "Qwen2.5-VL", &[Vllm, Transformers]),

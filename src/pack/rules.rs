@@ -101,9 +101,11 @@ fn verdict(runtime: &'static str, request: &Request<'_>) -> Verdict {
         let reason = "it is not known to load a quantized vision tower (--quantize-vision)";
         return Verdict::Refuses(reason.to_owned());
     }
+    let mut names = request.linears.iter().map(|(name, ..)| name);
+    let has_experts = names.any(|name| name.contains(".experts."));
     if let Some(family) = request
         .family
-        .filter(|family| !family.is_loaded_by(runtime))
+        .filter(|family| !family.is_loaded_by(runtime, has_experts))
     {
         let reason = format!(
             "by its sources it does not load both formats of {} models",
@@ -218,6 +220,24 @@ mod tests {
         check(v1, 4, GROUPS(256), true, false, "--++");
         check(awq, 4, GROUPS(256), false, false, "~+--");
         check(v1, 8, GROUPS(8), true, false, "----");
+    }
+
+    #[test]
+    fn a_family_with_experts_may_have_fewer_loaders() {
+        let dense = linears(&[(4096, 4096)]);
+        let experts = vec![("layers.0.experts.3.up_proj".to_owned(), 4096, 4096)];
+        for (model_type, linears, expected) in [
+            ("gemma4", &dense, "++-+"),
+            ("gemma4", &experts, "++--"),
+            ("qwen3_moe", &experts, "+++-"),
+            ("paligemma", &dense, "---+"),
+        ] {
+            let request = Request {
+                family: Family::find(model_type),
+                ..request(linears, Format::GptqV1, 4)
+            };
+            assert_eq!(verdicts(&request), expected, "{model_type}");
+        }
     }
 
     #[test]
