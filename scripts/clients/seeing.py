@@ -8,6 +8,7 @@ that transformers has in memory, as newer files do.
 import argparse
 import json
 import pathlib
+import re
 import sys
 
 import torch
@@ -34,7 +35,9 @@ MARKS = [
     "<|image_end|>", "<|patch|>", "<|image>", "<image|>", "<|audio|>", "<|audio>", "<audio|>", "<|endoftext10|>", "<|endoftext11|>", "<|tile_x_separator|>", "<|tile_y_separator|>",
     *(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)),
 ]
-VOCABULARY = {word: i for i, word in enumerate([*WORDS, *MARKS])}
+# Words that no text here is cut into, but that vLLM looks up.
+LOOKED_UP = ["\n", "\n\n", "\n\n\n", "\n\n\n\n", "<|begin_of_video|>", "<|end_of_video|>"]
+VOCABULARY = {word: i for i, word in enumerate([*WORDS, *MARKS, *LOOKED_UP])}
 VOCAB_SIZE = 192
 # A word of every prompt.
 FIRST = "in"
@@ -60,7 +63,7 @@ QWEN3_VL = cases.QWEN3_VL | QWEN | {
 GLM4V = cases.GLM4V | QWEN | {"hidden_size": 64, "out_hidden_size": 128, "intermediate_size": 96, "image_size": 56}
 GEMMA4 = cases_gemma4.VISION | TOWER | {
     "num_key_value_heads": 2, "head_dim": 32, "patch_size": 16, "pooling_kernel_size": 3, "position_embedding_size": 256,
-    "use_clipped_linears": True, "standardize": True,
+    "use_clipped_linears": True, "standardize": True, "default_output_length": 70,
 }
 # With logits of a size that perplexities can be compared of.
 UNTIED = {"tie_word_embeddings": False}
@@ -165,13 +168,18 @@ def tokenizer(class_name, image_token, **first):
 
 def save_processor(name, directory):
     class_name, image_class, settings, more, token = PROCESSORS[name]
-    # Mllama's processor wants a first token, and writes it where a prompt has none.
-    fast = tokenizer(class_name, token, **({"bos_token": FIRST} if name == "mllama" else {}))
+    # Mllama's processor wants a first token, and writes it where a prompt has none; vLLM wants one for PaliGemma.
+    wants_first = name == "mllama" or name.startswith("paligemma")
+    fast = tokenizer(class_name, token, **({"bos_token": FIRST} if wants_first else {}))
     fast.save_pretrained(directory)
     image_processor = getattr(transformers, image_class)(**settings)
     saved = json.loads(image_processor.to_json_string()) | {"image_processor_type": image_class, "processor_class": class_name}
     (directory / "preprocessor_config.json").write_text(json.dumps(saved))
     (directory / "processor_config.json").write_text(json.dumps({"processor_class": class_name} | more))
+
+
+def vision_type(config):
+    return config["vision_config"].get("model_type")
 
 
 def make(name, directory, in_memory):
@@ -181,6 +189,9 @@ def make(name, directory, in_memory):
     model.save_pretrained(directory, save_original_format=not in_memory)
     with safe_open(directory / "model.safetensors", "np") as file:
         shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
+    # As published files have a tower of CLIP's kind, which were written before transformers 5; vLLM knows no other name.
+    if not in_memory and vision_type(config) in ("clip_vision_model", "siglip_vision_model"):
+        shapes = {re.sub("^vision_tower\\.", "vision_tower.vision_model.", key): shape for key, shape in shapes.items()}
     tensors = {key: torch.from_numpy(formula.tensor(key, shape)).bfloat16() for key, shape in shapes.items()}
     save_file(tensors, directory / "model.safetensors", {"format": "pt"})
     (directory / "config.json").write_text(json.dumps(config, indent=1))

@@ -132,7 +132,7 @@ pub const FAMILIES: &[Family] = &[
     family("flex_olmo", "FlexOlmo", &[Vllm]),
     family("gemma", "Gemma 1", ALL),
     family("gemma2", "Gemma 2", ALL),
-    family("gemma3", "Gemma 3", &[Transformers]),
+    family("gemma3", "Gemma 3", &[Vllm, Transformers]),
     family("gemma3_text", "Gemma 3 (text models)", ALL),
     // models/gemma4.py loads keys for values where these are the keys.
     family("gemma4", "Gemma 4", &[Vllm])
@@ -188,8 +188,8 @@ pub const FAMILIES: &[Family] = &[
     ),
     family("llama4", "Llama 4", &[]),
     family("llama4_text", "Llama 4 (text models)", &[Vllm, GptqModel]),
-    family("llava", "LLaVA 1.5, Pixtral", &[Transformers]),
-    family("llava_next", "LLaVA-NeXT", &[Transformers]),
+    family("llava", "LLaVA 1.5, Pixtral", &[Vllm, Transformers]),
+    family("llava_next", "LLaVA-NeXT", &[Vllm, Transformers]),
     family("llava_onevision", "LLaVA-OneVision", &[Transformers]),
     // models/minicpm3.py gives its q_a_proj no name.
     family("minicpm3", "MiniCPM3", ALL).named_by_vllm(&[""]),
@@ -226,7 +226,7 @@ pub const FAMILIES: &[Family] = &[
     family("qwen2", "Qwen2, Qwen2.5", ALL),
     family("qwen2_5_vl", "Qwen2.5-VL", &[Vllm, Transformers]),
     family("qwen2_moe", "Qwen1.5-MoE, Qwen2-MoE", &[Vllm, GptqModel]),
-    family("qwen2_vl", "Qwen2-VL", &[Transformers]),
+    family("qwen2_vl", "Qwen2-VL", &[Vllm, Transformers]),
     family("qwen3", "Qwen3 (dense)", ALL),
     family("qwen3_5", "Qwen3.5 (dense)", ALL),
     family("qwen3_5_moe", "Qwen3.5 with experts", &[Vllm, GptqModel]),
