@@ -146,7 +146,7 @@ impl<'a> Activations<'a> {
                 entered.set_slot(Slot::Sees, sees);
             }
             if entered.filled().next().is_some() {
-                batch.store(0, &entered, Some(&versions))?;
+                batch.store(0, &entered, &versions)?;
             }
         }
         Ok(())
@@ -198,7 +198,7 @@ impl<'a> Activations<'a> {
                 for (start, slice) in self.slices(state)? {
                     let (slice, arrived) = self.arrive(block, &slice)?;
                     let made = block.run(stage, &linears, slice, &self.places, None)?;
-                    self.batches[index].store(start, &made, Some(&arrived))?;
+                    self.batches[index].store(start, &made, &arrived)?;
                 }
                 self.release(index, stage);
             } else {
@@ -207,7 +207,7 @@ impl<'a> Activations<'a> {
                 let places = places.as_ref().unwrap_or(&self.places);
                 let made = block.run(stage, &linears, whole, places, None)?;
                 self.release(index, stage);
-                self.batches[index].store(0, &made, Some(&arrived))?;
+                self.batches[index].store(0, &made, &arrived)?;
             }
         }
         self.ahead = None;

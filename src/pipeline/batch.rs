@@ -40,15 +40,13 @@ impl Batch {
     }
 
     /// Takes over what a stage made of the tokens from `start` on, but for what is as it arrived.
-    pub fn store(&mut self, start: i64, made: &State, arrived: Option<&Versions>) -> Result<()> {
+    pub fn store(&mut self, start: i64, made: &State, arrived: &Versions) -> Result<()> {
         let len = made.hidden.size()[1];
-        let has_hidden = arrived.map(|arrived| arrived.has_hidden_of(made));
-        if !has_hidden.transpose()?.unwrap_or(false) {
+        if !arrived.has_hidden_of(made)? {
             overwrite(&self.state.hidden.f_narrow(1, start, len)?, &made.hidden)?;
         }
         for slot in made.filled() {
-            let has_slot = arrived.map(|arrived| arrived.has_slot_of(made, slot));
-            if has_slot.transpose()?.unwrap_or(false) {
+            if arrived.has_slot_of(made, slot)? {
                 continue;
             }
             let source = made.slot(slot);
@@ -144,16 +142,17 @@ mod tests {
             state.set_slot(slot, Some(Tensor::full([2, len, width], value, options)));
             state
         };
+        let nothing = State::new(Tensor::zeros([0], options)).versions().unwrap();
         for _ in 0..2 {
             // In two slices.
             batch
-                .store(0, &filled(Slot::Attended, 3, 1.0, 2), None)
+                .store(0, &filled(Slot::Attended, 3, 1.0, 2), &nothing)
                 .unwrap();
             batch
-                .store(2, &filled(Slot::Attended, 3, 2.0, 3), None)
+                .store(2, &filled(Slot::Attended, 3, 2.0, 3), &nothing)
                 .unwrap();
             batch
-                .store(0, &filled(Slot::Activated, 4, 3.0, 5), None)
+                .store(0, &filled(Slot::Activated, 4, 3.0, 5), &nothing)
                 .unwrap();
             let sum = |slot| batch.state().slot(slot).sum(Kind::Double).double_value(&[]);
             assert_eq!(sum(Slot::Attended), f64::from(2 * 3 * (2 + 2 * 3)));
@@ -162,7 +161,7 @@ mod tests {
             // A narrower slot finds room where another one was.
             batch.release(Slot::Attended);
             batch
-                .store(0, &filled(Slot::Query, 2, 3.0, 5), None)
+                .store(0, &filled(Slot::Query, 2, 3.0, 5), &nothing)
                 .unwrap();
             assert_eq!(batch.state().slot(Slot::Query).data_ptr(), storage);
             batch.release(Slot::Query);
@@ -174,12 +173,12 @@ mod tests {
         arrived.set_slot(Slot::Query, Some(Tensor::full([2, 5, 2], 9.0, options)));
         let versions = arrived.versions().unwrap();
         let sum = |batch: &Batch| batch.state().hidden.sum(Kind::Double).double_value(&[]);
-        batch.store(0, &arrived, Some(&versions)).unwrap();
+        batch.store(0, &arrived, &versions).unwrap();
         assert!(batch.state().find(Slot::Query).is_none());
         assert_eq!(sum(&batch), f64::from(2 * 5 * 3 * 3));
         // A part of it that was written to is.
         let _ = arrived.slot(Slot::Query).narrow(1, 1, 1).fill_(1.0);
-        batch.store(0, &arrived, Some(&versions)).unwrap();
+        batch.store(0, &arrived, &versions).unwrap();
         let query = batch.state().slot(Slot::Query);
         assert_eq!(query.sum(Kind::Double).double_value(&[]), 16.0 * 9.0 + 4.0);
         let hidden = &batch.state().hidden;

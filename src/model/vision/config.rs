@@ -67,6 +67,7 @@ impl TowerConfig {
             Some(n_heads) => n_heads,
             None => either("num_heads", "num_attention_heads")?,
         };
+        // Other towers' files may have these keys, which transformers does not read there.
         let own_heads = matches!(row.attention.norms, TowerQueryKeyNorms::Heads(_));
         let head_dim = keys.length("head_dim")?.filter(|_| own_heads);
         if head_dim.is_none() && !width.is_multiple_of(n_heads) {

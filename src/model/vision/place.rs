@@ -57,13 +57,11 @@ impl Grid {
     /// other, in the order of the patches.
     pub fn resampled(&self, table: &Tensor, resampling: Resampling) -> Result<Tensor, Error> {
         let size = table.size();
-        if resampling == Resampling::ByAxis {
-            return self.by_axis(table);
-        }
         let side = (size[0] as f64).sqrt() as i64;
         let (rows, columns) = (self.rows as i64, self.columns as i64);
         let has_its_shape = (rows, columns) == (side, side);
         match resampling {
+            Resampling::ByAxis => self.by_axis(table),
             Resampling::Never if !has_its_shape => Err(Error::Image(format!(
                 "{rows} rows of {columns} patches, but the tower has positions for {side} of {side}"
             ))),
@@ -73,7 +71,7 @@ impl Grid {
             Resampling::Never | Resampling::Nearest => {
                 self.nearest_of(table, &[[self.rows, self.columns]])
             }
-            Resampling::Bilinear | Resampling::Bicubic | Resampling::ByAxis => {
+            Resampling::Bilinear | Resampling::Bicubic => {
                 let square = table
                     .f_view([1, side, side, size[1]])?
                     .f_permute([0, 3, 1, 2])?;

@@ -160,7 +160,7 @@ impl Activations<'_> {
             let state = batch.state().to_device(self.compute.device)?;
             let arrived = state.versions()?;
             let made = block.finish_experts(stage, state)?;
-            batch.store(0, &made, Some(&arrived))?;
+            batch.store(0, &made, &arrived)?;
             for slot in stage.empties() {
                 batch.release(slot);
             }
