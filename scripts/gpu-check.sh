@@ -2,7 +2,8 @@
 # usage: gpu-check.sh [MODEL]     Runs on a GPU what no machine without one can check, and compares it with the CPU.
 #
 # The tests with --device cuda, then MODEL [models/SmolLM2-135M-Instruct] quantized by both methods on the GPU, with the activations
-# there and on the host, and on the CPU, and measured on both. Prints one table; exit code 0 if the GPU's results are as good as the CPU's, 1 if not, 2 without a GPU.
+# there and on the host, and on the CPU, and measured on both. Prints one table; exit code 0 if the GPU's results are as good
+# as the CPU's, 1 if not, 2 without a GPU.
 # NIBBLE=PROGRAM takes another program than target/release/nibble; without cargo the tests are skipped, and that is said.
 set -eu
 cd "$(dirname "$0")/.."

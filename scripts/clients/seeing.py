@@ -32,7 +32,8 @@ MARKS = [
     "<image>", "<video>", "<start_of_image>", "<end_of_image>", "<image_soft_token>", "<img>", "</img>", "<IMG_CONTEXT>", "[IMG]",
     "[IMG_BREAK]", "[IMG_END]", "<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|image|>", "<|video|>",
     "<|begin_of_image|>", "<|end_of_image|>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>", "<|image_start|>",
-    "<|image_end|>", "<|patch|>", "<|image>", "<image|>", "<|audio|>", "<|audio>", "<audio|>", "<|endoftext10|>", "<|endoftext11|>", "<|tile_x_separator|>", "<|tile_y_separator|>",
+    "<|image_end|>", "<|patch|>", "<|image>", "<image|>", "<|audio|>", "<|audio>", "<audio|>", "<|endoftext10|>",
+    "<|endoftext11|>", "<|tile_x_separator|>", "<|tile_y_separator|>",
     *(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)),
 ]
 # Words that no text here is cut into, but that vLLM looks up.
@@ -178,10 +179,6 @@ def save_processor(name, directory):
     (directory / "processor_config.json").write_text(json.dumps({"processor_class": class_name} | more))
 
 
-def vision_type(config):
-    return config["vision_config"].get("model_type")
-
-
 def make(name, directory, in_memory):
     config = configuration(name)
     typed = CONFIG_MAPPING[config["model_type"]].from_dict(json.loads(json.dumps(config)))
@@ -190,7 +187,7 @@ def make(name, directory, in_memory):
     with safe_open(directory / "model.safetensors", "np") as file:
         shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
     # As published files have a tower of CLIP's kind, which were written before transformers 5; vLLM knows no other name.
-    if not in_memory and vision_type(config) in ("clip_vision_model", "siglip_vision_model"):
+    if not in_memory and config["vision_config"].get("model_type") in ("clip_vision_model", "siglip_vision_model"):
         shapes = {re.sub("^vision_tower\\.", "vision_tower.vision_model.", key): shape for key, shape in shapes.items()}
     tensors = {key: torch.from_numpy(formula.tensor(key, shape)).bfloat16() for key, shape in shapes.items()}
     save_file(tensors, directory / "model.safetensors", {"format": "pt"})

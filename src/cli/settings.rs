@@ -34,10 +34,8 @@ pub enum Error {
     Damp(f64),
     #[error("{option} must be at least 1")]
     Zero { option: &'static str },
-    #[error("--max-shard-size {0:?} is not a size such as 5GB, 500MiB or 1000000")]
-    ShardSize(String),
-    #[error("--{option} {text:?} is not a size such as 8GB, 500MiB or 1000000")]
-    Memory { option: &'static str, text: String },
+    #[error("--{option} {text:?} is not a size such as 5GB, 500MiB or 1000000")]
+    Size { option: &'static str, text: String },
     #[error("--output {} is the model itself; choose another directory", .0.display())]
     OutputIsModel(PathBuf),
     #[error("--device {0:?} is not one of auto, cpu, cuda, cuda:N")]
@@ -270,13 +268,8 @@ impl Settings {
             return Err(Error::Zero { option });
         }
 
-        let memory = |option, text: Option<String>| match text {
-            None => Ok(None),
-            Some(text) => match parse_size(&text) {
-                None => Err(Error::Memory { option, text }),
-                bytes => Ok(bytes),
-            },
-        };
+        let size = |option, text: String| parse_size(&text).ok_or(Error::Size { option, text });
+        let limit = |option, text: Option<String>| text.map(|text| size(option, text)).transpose();
         let solver = match method {
             _ if args.rtn => Solver::Rtn,
             Method::Awq => Solver::Awq,
@@ -318,14 +311,13 @@ impl Settings {
             num_samples: args.num_samples,
             moe_all_tokens: args.moe_all_tokens,
             batch_size: args.batch_size,
-            memory: memory("memory", args.memory)?,
-            vram: memory("vram", args.vram)?,
+            memory: limit("memory", args.memory)?,
+            vram: limit("vram", args.vram)?,
             calib_data: args.calib_data,
             seed: args.seed,
             compute: ComputeChoice::resolve(&args.compute)?,
             memory_interval: Duration::from_millis(args.vram_interval as u64),
-            max_shard_bytes: parse_size(&args.max_shard_size)
-                .ok_or(Error::ShardSize(args.max_shard_size))?,
+            max_shard_bytes: size("max-shard-size", args.max_shard_size)?,
             dry_run: args.dry_run,
         })
     }

@@ -8,7 +8,7 @@ use tch::{Kind, Tensor};
 
 use crate::calibration::Windows;
 use crate::images::Processor;
-use crate::model::{Compute, Head, Layer, Slot, State, Tokens};
+use crate::model::{Compute, Head, Layer, State};
 use crate::sight::{self, Shown};
 use crate::weights::ModelDir;
 
@@ -159,18 +159,9 @@ fn final_hidden(
         for (number, (ids, waiting)) in batches.iter().zip(&mut states).enumerate() {
             let mut state = waiting.to_device(compute.device)?;
             let windows = number * batch..number * batch + ids.len() / seq_len;
-            let images = shown.embedded(windows.clone(), seq_len)?;
-            let tokens = Tokens {
-                ids,
-                start: 0,
-                images: images.as_ref(),
-            };
-            (dir.model).enter_layer(dir, compute, index, tokens, &mut state)?;
+            let batch = (&ids[..], windows.clone());
+            shown.enter_layer(&dir.model, dir, compute, index, batch, &mut state)?;
             let looks = layer.block.looks();
-            if looks {
-                let sees = shown.sees(compute, windows.clone(), seq_len)?;
-                state.set_slot(Slot::Sees, sees);
-            }
             let own = shown.places(&dir.model, compute, windows, seq_len, looks)?;
             *waiting = layer
                 .forward(state, own.as_ref().unwrap_or(&places), None)?

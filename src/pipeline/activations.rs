@@ -14,8 +14,7 @@ use super::fold::{FoldProof, PROBE_TOKENS};
 use super::memory::MemoryPlan;
 use crate::model::vision::Features;
 use crate::model::{
-    Block, Compute, Linear, Model, Places, Slot, Stage, StageInput, State, Tokens, Versions,
-    Weights,
+    Block, Compute, Linear, Model, Places, Slot, Stage, StageInput, State, Versions, Weights,
 };
 use crate::quant::{InputStats, InputSums};
 use crate::sight::Shown;
@@ -128,23 +127,19 @@ impl<'a> Activations<'a> {
     /// Adds what `layer` takes of its tokens themselves, where it takes anything, and which of them see an image, where it
     /// attends to these: before its stages.
     pub fn enter_layer(&mut self, weights: &dyn Weights, layer: usize) -> Result<()> {
-        let looks = self.model.layers[layer].config.looks;
         for (index, (batch, ids)) in self.batches.iter_mut().zip(&self.ids).enumerate() {
             let mut entered = State::new(batch.state().hidden.shallow_clone());
             let versions = entered.versions()?;
-            let (windows, seq_len) = extent(index, self.batch_size, &entered.hidden);
-            let images = self.shown.embedded(windows.clone(), seq_len)?;
-            let tokens = Tokens {
-                ids,
-                start: 0,
-                images: images.as_ref(),
-            };
-            let model = self.model;
-            model.enter_layer(weights, self.compute, layer, tokens, &mut entered)?;
-            if looks {
-                let sees = (self.shown).sees(self.compute, windows, seq_len)?;
-                entered.set_slot(Slot::Sees, sees);
-            }
+            let (windows, _) = extent(index, self.batch_size, &entered.hidden);
+            let (model, batch_of) = (self.model, (&ids[..], windows));
+            (self.shown).enter_layer(
+                model,
+                weights,
+                self.compute,
+                layer,
+                batch_of,
+                &mut entered,
+            )?;
             if entered.filled().next().is_some() {
                 batch.store(0, &entered, &versions)?;
             }

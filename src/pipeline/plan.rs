@@ -203,33 +203,33 @@ impl Plan {
         Work::new(&source.model, settings, n_windows, read, self.output_bytes)
     }
 
-    fn ram(&self, compute: Compute) -> String {
+    /// What the activations take, for the place where they wait; the other says nothing of them.
+    fn activations(&self, on_gpu: bool) -> String {
         let memory = &self.memory;
-        let activations = format!(
-            "activations {}{}{}, ",
-            human_bytes(memory.activations),
-            if memory.recompute {
-                ", the MLP's made twice to fit"
-            } else {
-                ""
-            },
-            memory
-                .slice
-                .map_or(String::new(), |slice| format!(", {slice} tokens at a time"))
-        );
-        let activations = if memory.resident {
-            String::new()
+        if memory.resident != on_gpu {
+            return String::new();
+        }
+        let twice = if memory.recompute {
+            ", the MLP's made twice to fit"
         } else {
-            activations
+            ""
         };
+        let slice = memory.slice;
+        let slice = slice.map_or(String::new(), |slice| format!(", {slice} tokens at a time"));
+        let bytes = human_bytes(memory.activations);
+        format!("activations {bytes}{twice}{slice}, ")
+    }
+
+    fn ram(&self, compute: Compute) -> String {
         let batch = match compute.device {
-            Device::Cpu => format!(", batch {}", human_bytes(memory.batch)),
+            Device::Cpu => format!(", batch {}", human_bytes(self.memory.batch)),
             _ => String::new(),
         };
         format!(
-            "about {} beyond libtorch's own: {activations}widest stage {}{batch}",
-            human_bytes(memory.on_host(compute.device)),
-            human_bytes(memory.stage)
+            "about {} beyond libtorch's own: {}widest stage {}{batch}",
+            human_bytes(self.memory.on_host(compute.device)),
+            self.activations(false),
+            human_bytes(self.memory.stage)
         )
     }
 
@@ -239,11 +239,7 @@ impl Plan {
             _ => format!(
                 "about {} beyond libtorch's own: {}widest stage {}, batch {}; {} free",
                 human_bytes(self.memory.on_gpu(compute.device)),
-                if self.memory.resident {
-                    format!("activations {}, ", human_bytes(self.memory.activations))
-                } else {
-                    String::new()
-                },
+                self.activations(true),
                 human_bytes(self.memory.stage),
                 human_bytes(self.memory.batch),
                 device::free_gpu_bytes(compute.device).map_or("unknown".to_owned(), human_bytes)

@@ -100,8 +100,8 @@ impl ImagePrompts for Processor {
     }
 }
 
-/// The windows' tokens with another in the place of those that stand for images: what is embedded there is replaced, and a placeholder
-/// need not be in the vocabulary. Where layers attend to images it is a token as any other.
+/// The windows' tokens with another in the place of those that stand for images: what is embedded there is replaced, and a
+/// placeholder need not be in the vocabulary. Where layers attend to images it is a token as any other.
 pub fn without_placeholders(model: &Model, windows: &Windows) -> Vec<Vec<u32>> {
     let mut ids = windows.ids.clone();
     let Some(vision) = &model.vision else {

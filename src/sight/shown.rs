@@ -6,7 +6,9 @@ use anyhow::Result;
 use tch::{Device, Tensor};
 
 use crate::model::vision::Features;
-use crate::model::{Compute, EmbeddedImages, Gallery, Hung, Model, Places, Sighting};
+use crate::model::{
+    Compute, EmbeddedImages, Gallery, Hung, Model, Places, Sighting, Slot, State, Tokens, Weights,
+};
 
 /// The images of windows of one length.
 #[derive(Debug)]
@@ -90,8 +92,33 @@ impl Shown {
         Ok(())
     }
 
+    /// Gives `state` what `layer` takes of the tokens `ids` of these windows themselves, where it takes anything, and which of them
+    /// see an image, where it attends to these: before its stages.
+    pub fn enter_layer(
+        &self,
+        model: &Model,
+        weights: &dyn Weights,
+        compute: Compute,
+        layer: usize,
+        (ids, windows): (&[u32], std::ops::Range<usize>),
+        state: &mut State,
+    ) -> Result<()> {
+        let seq_len = ids.len() / windows.len();
+        let images = self.embedded(windows.clone(), seq_len)?;
+        let tokens = Tokens {
+            ids,
+            start: 0,
+            images: images.as_ref(),
+        };
+        model.enter_layer(weights, compute, layer, tokens, state)?;
+        if model.layers[layer].config.looks {
+            state.set_slot(Slot::Sees, self.sees(compute, windows, seq_len)?);
+        }
+        Ok(())
+    }
+
     /// What stands in the place of tokens' embeddings in these windows, for layers that read the embeddings again.
-    pub fn embedded(
+    fn embedded(
         &self,
         windows: std::ops::Range<usize>,
         seq_len: usize,
@@ -128,7 +155,7 @@ impl Shown {
     }
 
     /// Which tokens of these windows see an image that layers attend to, as [`Gallery::sees`], if any do.
-    pub fn sees(
+    fn sees(
         &self,
         compute: Compute,
         windows: std::ops::Range<usize>,
