@@ -29,25 +29,32 @@ impl Fault {
 
 /// What the program says of `error`, in one line: all causes, and the remedy where the GPU's memory was too small.
 pub fn message(error: &anyhow::Error) -> String {
-    let full = |cause: &TchError| {
-        let text = cause.to_string();
-        let libraries = ["CUBLAS", "CUSOLVER"].map(|name| format!("{name}_STATUS_ALLOC_FAILED"));
-        text.contains("CUDA out of memory") || libraries.iter().any(|name| text.contains(name))
-    };
-    // libtorch adds where in its sources it gave up, line by line.
-    let text = format!("{error:#}");
-    let text = text.lines().next().unwrap_or_default();
-    if error
-        .chain()
-        .filter_map(|cause| cause.downcast_ref())
-        .any(full)
-    {
+    let text = first_line(error);
+    if is_full_gpu(error) {
         return format!(
             "{text}; lower --batch-size, free the GPU's memory (nvidia-smi says who holds it), or compute on the CPU with \
              --force-cpu"
         );
     }
-    text.to_owned()
+    text
+}
+
+/// All causes in one line: libtorch adds where in its sources it gave up, line by line.
+pub fn first_line(error: &anyhow::Error) -> String {
+    let text = format!("{error:#}");
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+/// Whether the GPU's memory was too small.
+pub fn is_full_gpu(error: &anyhow::Error) -> bool {
+    let is_full = |cause: &TchError| {
+        let text = cause.to_string();
+        let libraries = ["CUBLAS", "CUSOLVER"].map(|name| format!("{name}_STATUS_ALLOC_FAILED"));
+        text.contains("CUDA out of memory") || libraries.iter().any(|name| text.contains(name))
+    };
+    (error.chain())
+        .filter_map(|cause| cause.downcast_ref())
+        .any(is_full)
 }
 
 fn classify(cause: &(dyn std::error::Error + 'static)) -> Option<Fault> {

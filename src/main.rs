@@ -10,6 +10,8 @@ use nibble::commands;
 use nibble::device;
 use nibble::fault::{self, Fault};
 use nibble::report::progress;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 /// libtorch's memory comes from here too, because it takes malloc's place. Where glibc's malloc kept up to twice what a run
 /// needs, differently from run to run, this one gives back what the run no longer uses, after ten seconds.
@@ -41,8 +43,9 @@ fn run(cli: Cli, start: Instant) -> Result<()> {
     let _no_grad = tch::no_grad_guard();
     nibble::kernels::choose()?;
     if !matches!(cli.command, Some(Command::Inspect(_) | Command::Devices(_))) {
-        device::environment::sleep_while_waiting();
+        device::environment::complete();
     }
+    end_when_told(cli.command.is_none())?;
     match cli.command {
         None => commands::quantize(cli.quantize, start),
         Some(Command::Bench(args)) => commands::bench(*args, start),
@@ -51,4 +54,22 @@ fn run(cli: Cli, start: Instant) -> Result<()> {
         Some(Command::Generate(args)) => commands::generate(&args),
         Some(Command::Inspect(args)) => commands::inspect(&args),
     }
+}
+
+/// Ends the program where it is when a signal says so, also as the first process of a container, which the kernel would spare.
+fn end_when_told(quantizes: bool) -> std::io::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    std::thread::spawn(move || {
+        if let Some(signal) = signals.forever().next() {
+            let kept = if quantizes {
+                ": the same command goes on behind the last layer that is finished"
+            } else {
+                ""
+            };
+            tracing::warn!("ended by signal {signal}{kept}");
+            // The shells' exit code; without destructors, as other threads compute on.
+            signal_hook::low_level::exit(128 + signal);
+        }
+    });
+    Ok(())
 }

@@ -39,10 +39,14 @@ impl ModelDir {
         let config: Value = serde_json::from_str(&text).map_err(|error| {
             InputError::new(&path, error, "config.json must be JSON; download it again")
         })?;
-        let mut model = Model::from_config(&config).with_context(|| path.display().to_string())?;
-        let quantized = QuantizedFormat::from_model_config(&config)
-            .with_context(|| path.display().to_string())?;
         let checkpoint = Checkpoint::open(dir)?;
+        Self::new(config, checkpoint).with_context(|| path.display().to_string())
+    }
+
+    /// What `config`, which is or will be its config.json, makes of a checkpoint.
+    pub fn new(config: Value, checkpoint: Checkpoint) -> Result<Self> {
+        let mut model = Model::from_config(&config)?;
+        let quantized = QuantizedFormat::from_model_config(&config)?;
         model.fit(&|name| Some(checkpoint.info(name)?.shape.clone()));
         Ok(Self {
             config,

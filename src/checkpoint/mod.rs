@@ -134,10 +134,17 @@ pub enum Error {
     )]
     TargetNotAModel { target: PathBuf },
     /// Another process is writing the same model.
+    #[error("process {pid} is writing {partial}; wait for it, or choose another --output")]
+    Busy { partial: PathBuf, pid: String },
+    /// An unfinished run that is not this one.
     #[error(
-        "process {pid} is writing {partial}; wait for it, or, if it is not nibble, remove that directory"
+        "{partial} holds an unfinished run with other {}; run that command again to go on with it, or give --restart to start over",
+        .differences.join(", ")
     )]
-    Busy { partial: PathBuf, pid: u32 },
+    OtherRun {
+        partial: PathBuf,
+        differences: Vec<String>,
+    },
     /// The file system is full.
     #[error("no space left on the disk for {file}; the whole model takes {total_bytes} bytes")]
     DiskFull { file: PathBuf, total_bytes: u64 },

@@ -109,8 +109,13 @@ impl Plan {
 
     /// The number of a tensor in `places`; panics if it was not planned.
     pub fn place(&self, name: &str) -> usize {
-        let place = self.by_name.get(name);
-        *place.unwrap_or_else(|| panic!("{name} was not planned"))
+        let place = self.find(name);
+        place.unwrap_or_else(|| panic!("{name} was not planned"))
+    }
+
+    /// The number of a tensor in `places`, if it was planned.
+    pub fn find(&self, name: &str) -> Option<usize> {
+        self.by_name.get(name).copied()
     }
 
     /// The index of the shards; none is written for one file.

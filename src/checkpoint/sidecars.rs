@@ -10,11 +10,12 @@ use std::{
 use super::Error;
 
 /// Files by their exact name that are written anew or would be wrong beside other weights.
-const EXCLUDED: [&str; 4] = [
+const EXCLUDED: [&str; 5] = [
     "config.json",
     "quantize_config.json",
     "quant_config.json",
     super::writer::JOURNAL,
+    super::writer::IDENTITY,
 ];
 /// Weights in any format and their indexes.
 const EXCLUDED_ENDINGS: [&str; 11] = [
@@ -122,6 +123,7 @@ mod tests {
             "quant_config.json",
             "quantization_report.html",
             "quantize_config.json",
+            "run.json",
             "tf_model.h5",
             "training.pt",
             "weights.ckpt",

@@ -1,16 +1,17 @@
 //! Where a finished model goes, and how it gets there without a moment at which a crash could lose old and new.
 
 use std::{
-    fs::{self, File},
-    io,
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, Read, Write},
     path::{Path, PathBuf},
     process,
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use super::{Error, sidecars::entries};
 
-/// Holds, in a partial directory, the id of the process that writes it.
-const PID_FILE: &str = ".pid";
+/// Is locked, in a partial directory, by the process that writes it, and holds its id.
+const LOCK_FILE: &str = ".lock";
 
 /// A directory that is to appear, or to be replaced, as a whole.
 #[derive(Debug)]
@@ -43,31 +44,38 @@ impl Target {
     }
 
     /// Creates the directory to write in, empty, and marks it as ours; one that a dead process left is removed first.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] if another process writes there; any of the file system.
     pub fn create_partial(&self) -> Result<Partial, Error> {
+        if let Some(left) = self.open_partial()? {
+            tracing::warn!(path = %left.path.display(), "removing what an interrupted run left");
+            fs::remove_dir_all(&left.path).map_err(Error::io(&left.path))?;
+        }
         let path = self.sibling("partial");
-        if let Some(pid) = writing_process(&path) {
-            return Err(Error::Busy { partial: path, pid });
-        }
         fs::create_dir_all(&self.parent).map_err(Error::first_write(&self.parent))?;
-        if path.exists() {
-            tracing::warn!(path = %path.display(), "removing what an interrupted run left");
-            fs::remove_dir_all(&path).map_err(Error::io(&path))?;
-        }
         fs::create_dir(&path).map_err(Error::first_write(&self.parent))?;
-        let partial = Partial { path, keep: false };
-        let pid_file = partial.path.join(PID_FILE);
-        fs::write(&pid_file, process::id().to_string()).map_err(Error::io(&pid_file))?;
-        Ok(partial)
+        Partial::lock(path, false)
+    }
+
+    /// The directory that an earlier process wrote in and left unfinished, with all that is in it, marked as ours.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] if another process still writes there; any of the file system.
+    pub fn open_partial(&self) -> Result<Option<Partial>, Error> {
+        let path = self.sibling("partial");
+        let exists = path.is_dir();
+        exists.then(|| Partial::lock(path, true)).transpose()
     }
 
     /// Brings `partial` to the disk and renames it to the target.
     ///
     /// A model that is replaced is first moved aside and last removed. If a rename fails, `partial` stays.
-    pub fn install(&self, mut partial: Partial) -> Result<(), Error> {
+    pub fn install(&self, partial: &Partial) -> Result<(), Error> {
         let from = &partial.path;
         // Slow, so still under our mark.
         sync_tree(from).map_err(Error::io(from))?;
-        fs::remove_file(from.join(PID_FILE))
+        fs::remove_file(from.join(LOCK_FILE))
             .and_then(|()| sync(from))
             .map_err(Error::io(from))?;
         let failed = |source| Error::Rename {
@@ -75,7 +83,7 @@ impl Target {
             target: self.path.clone(),
             source,
         };
-        partial.keep = true;
+        partial.keep(true);
         let aside = self.sibling("replaced");
         let replaces = self.overwrite && is_there(&self.path);
         if replaces {
@@ -131,30 +139,64 @@ impl Target {
     }
 }
 
-/// The directory in the making, removed on drop.
+/// The directory in the making, no other process's while this lives; removed on drop, unless it is to be kept.
 #[derive(Debug)]
 pub struct Partial {
     pub path: PathBuf,
-    keep: bool,
+    keep: AtomicBool,
+    /// The lock goes with it, however the process ends.
+    _lock: File,
+}
+
+impl Partial {
+    fn lock(path: PathBuf, keep: bool) -> Result<Self, Error> {
+        let lock_path = path.join(LOCK_FILE);
+        let mut options = OpenOptions::new();
+        let options = options.read(true).write(true).create(true).truncate(false);
+        let mut lock = options.open(&lock_path).map_err(Error::io(&lock_path))?;
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) => {
+                let mut pid = String::new();
+                // Only told; the process may not have written it yet.
+                let _ = lock.read_to_string(&mut pid);
+                return Err(Error::Busy { partial: path, pid });
+            }
+            // Some network file systems have no locks.
+            Err(TryLockError::Error(error)) => {
+                tracing::warn!("{}: not locked: {error}", lock_path.display());
+            }
+            Ok(()) => {}
+        }
+        let pid = process::id().to_string();
+        lock.set_len(0)
+            .and_then(|()| lock.write_all(pid.as_bytes()))
+            .map_err(Error::io(&lock_path))?;
+        Ok(Self {
+            path,
+            keep: AtomicBool::new(keep),
+            _lock: lock,
+        })
+    }
+
+    /// Leaves the directory there, or no longer does.
+    pub fn keep(&self, keep: bool) {
+        self.keep.store(keep, Ordering::Relaxed);
+    }
+
+    pub fn is_kept(&self) -> bool {
+        self.keep.load(Ordering::Relaxed)
+    }
 }
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        if self.keep {
+        if self.is_kept() {
             return;
         }
         if let Err(error) = fs::remove_dir_all(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "cannot remove the unfinished model");
         }
     }
-}
-
-/// The other living process that marked `partial` as its own.
-fn writing_process(partial: &Path) -> Option<u32> {
-    let pid = fs::read_to_string(partial.join(PID_FILE)).ok()?;
-    let pid = pid.parse().ok()?;
-    let lives = Path::new("/proc").join(format!("{pid}")).exists();
-    (pid != process::id() && lives).then_some(pid)
 }
 
 /// Whether anything has this name, a dangling link included.
@@ -189,8 +231,6 @@ fn sync(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
-    use std::process::Command;
-
     use tempfile::TempDir;
 
     use super::*;
@@ -207,7 +247,7 @@ mod tests {
         let target = Target::new(path, overwrite)?;
         let partial = target.create_partial()?;
         fs::write(partial.path.join("config.json"), config).unwrap();
-        target.install(partial)
+        target.install(&partial)
     }
 
     fn config(dir: &Path) -> String {
@@ -295,7 +335,7 @@ mod tests {
         // Somebody else creates the target meanwhile.
         fs::create_dir(&path).unwrap();
         fs::write(path.join("config.json"), "theirs").unwrap();
-        let error = target.install(partial).unwrap_err();
+        let error = target.install(&partial).unwrap_err();
         assert!(matches!(error, Error::Rename { .. }), "{error}");
         assert_eq!(config(&path), "theirs");
         assert_eq!(config(&dir.path().join(".out.partial")), "new");
@@ -306,8 +346,8 @@ mod tests {
         let (dir, path) = temp();
         let partial = dir.path().join(".out.partial");
         fs::create_dir(&partial).unwrap();
-        // No process has this id: it is above the kernel's limit.
-        fs::write(partial.join(PID_FILE), "4194305").unwrap();
+        // The kernel has taken the lock from it.
+        fs::write(partial.join(LOCK_FILE), "4194305").unwrap();
         fs::write(partial.join("model.safetensors"), "half").unwrap();
         install(&path, false, "new").unwrap();
         assert_eq!(ls(&path), ["config.json"]);
@@ -319,16 +359,34 @@ mod tests {
         let (dir, path) = temp();
         let partial = dir.path().join(".out.partial");
         fs::create_dir(&partial).unwrap();
-        let mut other = Command::new("sleep").arg("60").spawn().unwrap();
-        fs::write(partial.join(PID_FILE), other.id().to_string()).unwrap();
+        let lock = partial.join(LOCK_FILE);
+        fs::write(&lock, "1234").unwrap();
+        // As another process does: locks are of open files.
+        let other = File::open(&lock).unwrap();
+        other.lock().unwrap();
         let error = install(&path, false, "new").unwrap_err();
-        other.kill().unwrap();
-        other.wait().unwrap();
         assert!(
-            matches!(error, Error::Busy { pid, .. } if pid == other.id()),
+            matches!(&error, Error::Busy { pid, .. } if pid == "1234"),
             "{error}"
         );
-        assert_eq!(ls(&partial), [PID_FILE]);
+        assert_eq!(ls(&partial), [LOCK_FILE]);
+        drop(other);
+        install(&path, false, "new").unwrap();
+    }
+
+    #[test]
+    fn what_an_earlier_process_left_can_be_opened_and_stays() {
+        let (dir, path) = temp();
+        let target = Target::new(&path, false).unwrap();
+        assert!(target.open_partial().unwrap().is_none());
+        let partial = target.create_partial().unwrap();
+        fs::write(partial.path.join("model.safetensors"), "half").unwrap();
+        partial.keep(true);
+        drop(partial);
+        let partial = target.open_partial().unwrap().unwrap();
+        assert_eq!(ls(&partial.path), [LOCK_FILE, "model.safetensors"]);
+        drop(partial);
+        assert_eq!(ls(dir.path()), [".out.partial"]);
     }
 
     #[test]

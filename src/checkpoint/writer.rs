@@ -4,6 +4,7 @@
 //! Until [`Writer::finish`] everything lives in `.<name>.partial` beside the target.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File, OpenOptions},
     io::{self, Write},
     ops::Range,
@@ -12,22 +13,26 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 
 use super::{
     Checkpoint, Error, TensorSpec,
     index::INDEX_FILE,
-    plan::{Place, Plan},
+    plan::{Place, Plan, Shard},
     sidecars,
     target::{Partial, Target},
 };
 
-/// One line per [`Writer::stage_done`]; gone when the model is finished.
+/// One line per [`Writer::step_done`]; gone when the model is finished.
 pub const JOURNAL: &str = "journal.jsonl";
+/// What distinguishes the run from others; gone when the model is finished.
+pub const IDENTITY: &str = "run.json";
 /// Bytes that [`Writer::copy_tensor`] has in memory at a time.
 const COPY_CHUNK: usize = 16 << 20;
 
-/// An output checkpoint in the making. Dropped unfinished, it removes what it wrote.
+/// An output checkpoint in the making. Dropped unfinished, it removes what it wrote, unless a step of it is done: then what is
+/// there stays, for [`Writer::resume`].
 #[derive(Debug)]
 pub struct Writer {
     plan: Plan,
@@ -49,8 +54,9 @@ impl Writer {
     /// Plans the shards of `specs`, in their order and of at most `max_shard_bytes` (larger tensors stand alone), and
     /// creates them with their headers in `.<name>.partial` beside `target`.
     ///
-    /// What a killed process left there is removed. With `overwrite`, a model at `target` stays until
-    /// [`Self::finish`]. Panics if `specs` is empty or names a tensor twice.
+    /// What another process left there is removed. With `overwrite`, a model at `target` stays until
+    /// [`Self::finish`]. `identity` is an object with all that sets the run apart from others. Panics if `specs` is empty or names
+    /// a tensor twice.
     ///
     /// # Errors
     /// [`Error::TargetExists`] without `overwrite`; [`Error::TargetNotAModel`] with it, where `target` holds neither
@@ -60,13 +66,72 @@ impl Writer {
         specs: Vec<TensorSpec>,
         max_shard_bytes: u64,
         overwrite: bool,
+        identity: &Map<String, Value>,
     ) -> Result<Self, Error> {
         let plan = Plan::new(specs, max_shard_bytes)?;
         let target = Target::new(target, overwrite)?;
         let partial = target.create_partial()?;
         let journal_path = partial.path.join(JOURNAL);
         let journal = File::create_new(&journal_path).map_err(Error::io(&journal_path))?;
-        let writer = Self {
+        let writer = Self::new(plan, target, partial, journal);
+        for shard in &writer.plan.shards {
+            writer.in_partial(&shard.file, |path| {
+                let file = File::create_new(path)?;
+                file.write_all_at(&shard.header, 0)?;
+                file.set_len(shard.len)
+            })?;
+        }
+        let identity = Value::Object(identity.clone());
+        writer.write_file(IDENTITY, identity.to_string().as_bytes())?;
+        Ok(writer)
+    }
+
+    /// Takes up what an interrupted run of the same `identity` left, where it had done a step at least; also returns the records of
+    /// its steps.
+    ///
+    /// # Errors
+    /// [`Error::OtherRun`] if the run that left it was another one; those of [`Self::create`].
+    pub fn resume(
+        target: &Path,
+        specs: Vec<TensorSpec>,
+        max_shard_bytes: u64,
+        overwrite: bool,
+        identity: &Map<String, Value>,
+    ) -> Result<Option<(Self, Vec<Value>)>, Error> {
+        let plan = Plan::new(specs, max_shard_bytes)?;
+        let target = Target::new(target, overwrite)?;
+        let Some(partial) = target.open_partial()? else {
+            return Ok(None);
+        };
+        let journal_path = partial.path.join(JOURNAL);
+        let (steps, len) = read_steps(&journal_path);
+        if steps.is_empty() {
+            return Ok(None);
+        }
+        let differences = differences(&partial.path, &steps, &plan, identity);
+        if !differences.is_empty() {
+            return Err(Error::OtherRun {
+                partial: partial.path.clone(),
+                differences,
+            });
+        }
+        let journal = OpenOptions::new().append(true).open(&journal_path);
+        let journal = journal.map_err(Error::io(&journal_path))?;
+        // Without the line that the other run may have been writing when it ended.
+        (journal.set_len(len)).map_err(Error::io(&journal_path))?;
+        let writer = Self::new(plan, target, partial, journal);
+        let mut records = Vec::new();
+        for step in steps {
+            for name in step.tensors {
+                lock(&writer.progress).written[writer.plan.place(&name)] = true;
+            }
+            records.push(step.record);
+        }
+        Ok(Some((writer, records)))
+    }
+
+    fn new(plan: Plan, target: Target, partial: Partial, journal: File) -> Self {
+        Self {
             progress: Mutex::new(Progress {
                 written: vec![false; plan.places.len()],
                 unjournaled: Vec::new(),
@@ -75,15 +140,22 @@ impl Writer {
             plan,
             partial,
             target,
-        };
-        for shard in &writer.plan.shards {
-            writer.in_partial(&shard.file, |path| {
-                let file = File::create_new(path)?;
-                file.write_all_at(&shard.header, 0)?;
-                file.set_len(shard.len)
-            })?;
         }
-        Ok(writer)
+    }
+
+    /// Where everything is written until it is finished.
+    pub fn partial(&self) -> &Path {
+        &self.partial.path
+    }
+
+    /// Whether what is written stays when this is dropped unfinished.
+    pub fn is_kept(&self) -> bool {
+        self.partial.is_kept()
+    }
+
+    /// Gives up what steps are done, as no run can go on behind them.
+    pub fn discard(&self) {
+        self.partial.keep(false);
     }
 
     /// Writes the bytes of a tensor, little-endian and row-major, to its place.
@@ -136,8 +208,9 @@ impl Writer {
         Ok(())
     }
 
-    /// Brings the tensors written so far to the disk and records that in the journal, together with `record`.
-    pub fn stage_done(&self, record: &Value) -> Result<(), Error> {
+    /// Brings the tensors written so far to the disk and records that in the journal, together with `record`: from here on they
+    /// need not be written again.
+    pub fn step_done(&self, record: &Value) -> Result<(), Error> {
         let numbers = std::mem::take(&mut lock(&self.progress).unjournaled);
         let places: Vec<&Place> = numbers.iter().map(|&n| &self.plan.places[n]).collect();
         let mut shards: Vec<usize> = places.iter().map(|place| place.shard).collect();
@@ -148,13 +221,18 @@ impl Writer {
                 OpenOptions::new().write(true).open(path)?.sync_data()
             })?;
         }
-        let tensors: Vec<&str> = places.iter().map(|place| place.name.as_str()).collect();
-        let line = format!("{}\n", json!({ "stage": record, "tensors": tensors }));
+        let step = Step {
+            record: record.clone(),
+            tensors: places.iter().map(|place| place.name.clone()).collect(),
+        };
+        let line = format!("{}\n", json!(step));
         let mut journal = lock(&self.journal);
         self.in_partial(JOURNAL, |_| {
             journal.write_all(line.as_bytes())?;
             journal.sync_data()
-        })
+        })?;
+        self.partial.keep(true);
+        Ok(())
     }
 
     /// Writes a file beside the shards, or replaces it; `name` has no directory.
@@ -197,8 +275,10 @@ impl Writer {
         if let Some(index) = self.plan.index() {
             self.write_file(INDEX_FILE, index.to_json(self.plan.total_bytes).as_bytes())?;
         }
-        self.in_partial(JOURNAL, |path| fs::remove_file(path))?;
-        self.target.install(self.partial)?;
+        for file in [JOURNAL, IDENTITY] {
+            self.in_partial(file, |path| fs::remove_file(path))?;
+        }
+        self.target.install(&self.partial)?;
         Ok(self.target.path)
     }
 
@@ -217,6 +297,59 @@ impl Writer {
             _ => Error::Io { path, source },
         })
     }
+}
+
+/// A line of the journal.
+#[derive(Serialize, Deserialize)]
+struct Step {
+    record: Value,
+    /// Names of those that are final.
+    tensors: Vec<String>,
+}
+
+/// The lines of a journal up to the first that is not whole, and their bytes; none where it cannot be read.
+fn read_steps(path: &Path) -> (Vec<Step>, u64) {
+    let text = fs::read(path).unwrap_or_default();
+    let mut steps = Vec::new();
+    let mut len = 0;
+    for line in text.split_inclusive(|&byte| byte == b'\n') {
+        match serde_json::from_slice(line) {
+            Ok(step) if line.ends_with(b"\n") => steps.push(step),
+            _ => break,
+        }
+        len += line.len() as u64;
+    }
+    (steps, len)
+}
+
+/// What sets the run that left `partial` and these `steps` apart from the one of this `identity` and `plan`.
+fn differences(
+    partial: &Path,
+    steps: &[Step],
+    plan: &Plan,
+    identity: &Map<String, Value>,
+) -> Vec<String> {
+    let found = fs::read(partial.join(IDENTITY)).unwrap_or_default();
+    let found: Map<String, Value> = serde_json::from_slice(&found).unwrap_or_default();
+    let keys: BTreeSet<&String> = found.keys().chain(identity.keys()).collect();
+    let differs = |key: &&String| found.get(*key) != identity.get(*key);
+    let mut differences: Vec<String> = keys.into_iter().filter(differs).cloned().collect();
+    let is_as_planned = |shard: &Shard| -> io::Result<bool> {
+        let file = File::open(partial.join(&shard.file))?;
+        let mut header = vec![0; shard.header.len()];
+        file.read_exact_at(&mut header, 0)?;
+        Ok(header == shard.header && file.metadata()?.len() == shard.len)
+    };
+    let fits = || {
+        let mut tensors = steps.iter().flat_map(|step| &step.tensors);
+        let mut shards = plan.shards.iter();
+        tensors.all(|name| plan.find(name).is_some())
+            && shards.all(|shard| is_as_planned(shard).unwrap_or(false))
+    };
+    if differences.is_empty() && !fits() {
+        differences.push("files".to_owned());
+    }
+    differences
 }
 
 /// A panic while the lock was held left nothing half done.
@@ -285,7 +418,7 @@ mod tests {
     #[test]
     fn one_shard_needs_no_index() {
         let (dir, target) = temp();
-        let writer = Writer::create(&target, specs(), 1000, false).unwrap();
+        let writer = Writer::create(&target, specs(), 1000, false, &Map::new()).unwrap();
         assert_eq!((writer.total_bytes(), writer.plan.shards.len()), (11, 1));
         write_all(&writer);
         writer.write_file("config.json", b"{}").unwrap();
@@ -303,7 +436,7 @@ mod tests {
     #[test]
     fn several_shards_have_an_index() {
         let (_dir, target) = temp();
-        let writer = Writer::create(&target, specs(), 8, false).unwrap();
+        let writer = Writer::create(&target, specs(), 8, false, &Map::new()).unwrap();
         write_all(&writer);
         writer.finish().unwrap();
         let names = [
@@ -321,7 +454,7 @@ mod tests {
     #[test]
     fn the_target_appears_only_when_finished() {
         let (dir, target) = temp();
-        let writer = Writer::create(&target, specs(), 8, false).unwrap();
+        let writer = Writer::create(&target, specs(), 8, false, &Map::new()).unwrap();
         write_all(&writer);
         assert_eq!(ls(dir.path()), [".out.partial"]);
         drop(writer);
@@ -331,7 +464,7 @@ mod tests {
     #[test]
     fn missing_tensors_are_an_error() {
         let (dir, target) = temp();
-        let writer = Writer::create(&target, specs(), 8, false).unwrap();
+        let writer = Writer::create(&target, specs(), 8, false, &Map::new()).unwrap();
         writer.write("b", &[1, 2, 3]).unwrap();
         let error = writer.finish().unwrap_err();
         assert!(
@@ -341,24 +474,84 @@ mod tests {
         assert!(ls(dir.path()).is_empty());
     }
 
-    #[test]
-    fn the_journal_has_a_line_a_stage() {
-        let (dir, target) = temp();
-        let writer = Writer::create(&target, specs(), 8, false).unwrap();
+    fn identity(bits: u8) -> Map<String, Value> {
+        Map::from_iter([
+            ("bits".to_owned(), json!(bits)),
+            ("seed".to_owned(), json!(1)),
+        ])
+    }
+
+    /// A run of this identity that did one step, wrote a tensor more and ended there.
+    fn interrupted(target: &Path) {
+        let writer = Writer::create(target, specs(), 8, false, &identity(4)).unwrap();
         writer.write("b", &[1, 2, 3]).unwrap();
-        writer.stage_done(&json!({ "layer": 0 })).unwrap();
-        writer.write("a", &[4; 8]).unwrap();
-        writer.stage_done(&json!("last")).unwrap();
+        writer.step_done(&json!({ "layer": 0 })).unwrap();
+        writer.write("a", &[9; 8]).unwrap();
+    }
+
+    #[test]
+    fn the_journal_has_a_line_a_step() {
+        let (dir, target) = temp();
+        interrupted(&target);
         let journal = fs::read_to_string(dir.path().join(".out.partial").join(JOURNAL)).unwrap();
-        let lines: Vec<Value> = journal
-            .lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect();
-        let expected = [
-            json!({ "stage": { "layer": 0 }, "tensors": ["b"] }),
-            json!({ "stage": "last", "tensors": ["a"] }),
-        ];
-        assert_eq!(lines, expected);
+        let line: Value = serde_json::from_str(&journal).unwrap();
+        assert_eq!(line, json!({ "record": { "layer": 0 }, "tensors": ["b"] }));
+    }
+
+    #[test]
+    fn an_interrupted_run_goes_on_behind_its_last_step() {
+        let (dir, target) = temp();
+        interrupted(&target);
+        let journal = dir.path().join(".out.partial").join(JOURNAL);
+        // The next line was being written.
+        let mut torn = fs::read(&journal).unwrap();
+        let whole = torn.len();
+        torn.extend(&torn.clone()[..whole - 1]);
+        fs::write(&journal, torn).unwrap();
+        for _ in 0..2 {
+            let found = Writer::resume(&target, specs(), 8, false, &identity(4)).unwrap();
+            let (writer, records) = found.unwrap();
+            assert_eq!(records, [json!({ "layer": 0 })]);
+            assert_eq!(fs::read(&journal).unwrap().len(), whole);
+            // Only what belongs to no step is missing.
+            let error = writer.finish().unwrap_err();
+            assert!(
+                matches!(&error, Error::Unwritten { first, count: 1 } if first == "a"),
+                "{error}"
+            );
+        }
+        let found = Writer::resume(&target, specs(), 8, false, &identity(4)).unwrap();
+        let (writer, _) = found.unwrap();
+        writer.write("a", &[4; 8]).unwrap();
+        writer.step_done(&json!({ "layer": 1 })).unwrap();
+        writer.finish().unwrap();
+        assert_eq!(ls(dir.path()), ["out"]);
+        let written = Checkpoint::open(&target).unwrap();
+        assert_eq!(written.bytes("a").unwrap(), [4; 8]);
+        assert_eq!(written.bytes("b").unwrap(), [1, 2, 3]);
+    }
+
+    #[test]
+    fn only_the_same_run_goes_on() {
+        let (dir, target) = temp();
+        interrupted(&target);
+        let other = || vec![spec("a", Dtype::F32, &[2])];
+        for (specs, max_shard_bytes, bits, expected) in [
+            (specs(), 8, 3, "with other bits;"),
+            (other(), 8, 3, "with other bits;"),
+            (specs(), 1000, 4, "with other files;"),
+            (other(), 8, 4, "with other files;"),
+        ] {
+            let found = Writer::resume(&target, specs, max_shard_bytes, false, &identity(bits));
+            let error = found.unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        assert_eq!(ls(dir.path()), [".out.partial"]);
+        // A fresh start removes it.
+        drop(Writer::create(&target, specs(), 8, false, &identity(3)).unwrap());
+        assert!(ls(dir.path()).is_empty());
+        let found = Writer::resume(&target, specs(), 8, false, &identity(3)).unwrap();
+        assert!(found.is_none());
     }
 
     #[test]
@@ -369,12 +562,12 @@ mod tests {
         let len = 2 * COPY_CHUNK + 12345;
         let bytes: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();
         let specs = || vec![spec("none", Dtype::F32, &[0]), spec("t", Dtype::U8, &[len])];
-        let writer = Writer::create(&source, specs(), u64::MAX, false).unwrap();
+        let writer = Writer::create(&source, specs(), u64::MAX, false, &Map::new()).unwrap();
         writer.write("none", &[]).unwrap();
         writer.write("t", &bytes).unwrap();
         writer.finish().unwrap();
         let checkpoint = Checkpoint::open(&source).unwrap();
-        let writer = Writer::create(&target, specs(), 5, false).unwrap();
+        let writer = Writer::create(&target, specs(), 5, false, &Map::new()).unwrap();
         writer.copy_tensor(&checkpoint, "none").unwrap();
         writer.copy_tensor(&checkpoint, "t").unwrap();
         writer.finish().unwrap();
@@ -384,7 +577,7 @@ mod tests {
     /// Whether `misuse` of a writer panics, which only a bug of ours can cause.
     fn panics(misuse: impl FnOnce(&Writer)) -> bool {
         let (_dir, target) = temp();
-        let writer = Writer::create(&target, specs(), 1000, false).unwrap();
+        let writer = Writer::create(&target, specs(), 1000, false, &Map::new()).unwrap();
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| misuse(&writer))).is_err()
     }
 
@@ -423,7 +616,7 @@ mod tests {
                 })
                 .collect();
             let (_dir, target) = temp();
-            let writer = Writer::create(&target, specs.clone(), max_shard_bytes, false).unwrap();
+            let writer = Writer::create(&target, specs.clone(), max_shard_bytes, false, &Map::new()).unwrap();
             std::thread::scope(|scope| {
                 let (even, odd): (Vec<_>, Vec<_>) = contents.iter().enumerate().partition(|(i, _)| i % 2 == 0);
                 for half in [even, odd] {

@@ -167,6 +167,9 @@ pub struct QuantizeArgs {
     /// Replace the output directory where it exists
     #[arg(long, help_heading = "Output")]
     pub overwrite: bool,
+    /// Start over, even where an interrupted run of the same command could go on behind its last finished layer
+    #[arg(long, help_heading = "Output")]
+    pub restart: bool,
     /// Largest size of one safetensors file, such as 5GB or 500MiB
     #[arg(
         long,

@@ -135,6 +135,7 @@ pub struct Settings {
     pub model: PathBuf,
     pub output: PathBuf,
     pub overwrite: bool,
+    pub leftover: Leftover,
     pub solver: Solver,
     pub format: Format,
     pub scheme: Scheme,
@@ -155,6 +156,24 @@ pub struct Settings {
     pub memory_interval: Duration,
     pub max_shard_bytes: u64,
     pub dry_run: bool,
+}
+
+/// What becomes of an interrupted run's finished layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leftover {
+    Resume,
+    Discard,
+}
+
+impl Settings {
+    /// The same, with so many bytes of a GPU's memory to take.
+    #[must_use]
+    pub fn with_vram(&self, vram: Option<u64>) -> Self {
+        Self {
+            vram,
+            ..self.clone()
+        }
+    }
 }
 
 /// Which linears are quantized, by regular expressions on their full names.
@@ -294,6 +313,11 @@ impl Settings {
             output,
             model,
             overwrite: args.overwrite,
+            leftover: if args.restart {
+                Leftover::Discard
+            } else {
+                Leftover::Resume
+            },
             solver,
             format,
             scheme: Scheme {

@@ -12,10 +12,10 @@ use crate::pipeline;
 pub fn bench(args: QuantizeArgs, start: Instant) -> Result<()> {
     let directory = std::env::temp_dir().join(format!("nibble-bench-{}", std::process::id()));
     let settings = Settings {
-        output: directory.clone(),
+        output: directory.join("model"),
         ..Settings::resolve(args)?
     };
-    let report = pipeline::quantize(&settings, std::env::args().collect(), start)?;
+    let report = pipeline::quantize(&settings, std::env::args().collect(), start);
     std::fs::remove_dir_all(&directory).with_context(|| directory.display().to_string())?;
-    Ok(super::print(&report.floor_table())?)
+    Ok(super::print(&report?.floor_table())?)
 }

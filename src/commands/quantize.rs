@@ -7,7 +7,7 @@ use anyhow::Result;
 use crate::cli::QuantizeArgs;
 use crate::cli::settings::Settings;
 use crate::device::rates::Rates;
-use crate::pipeline::{self, Plan};
+use crate::pipeline::{self, EXPECTED_IMAGES, Plan};
 
 /// Quantizes, or with `--dry-run` prints the plan.
 pub fn quantize(args: QuantizeArgs, start: Instant) -> Result<()> {
@@ -15,7 +15,7 @@ pub fn quantize(args: QuantizeArgs, start: Instant) -> Result<()> {
     if settings.dry_run {
         let source = pipeline::open(&settings)?;
         let compute = pipeline::compute(&settings.compute)?;
-        let plan = Plan::new(&source, &settings, compute)?;
+        let plan = Plan::new(&source, &settings, compute, EXPECTED_IMAGES)?;
         let rates = Rates::measure(compute.device, compute.kind)?;
         super::print(&plan.render(&source, &settings, compute, &rates))?;
         return Ok(());

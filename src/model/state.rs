@@ -99,7 +99,7 @@ impl State {
     /// The state on `device`; shares memory where it is there already.
     ///
     /// From pinned memory of the host to a GPU it is copied while the caller goes on: all that the GPU does later waits for it, but
-    /// before the host writes there again, something must have come back from the GPU.
+    /// before the host writes there again, it has to wait for the GPU.
     pub fn to_device(&self, device: Device) -> Result<Self, TchError> {
         self.try_map(|tensor| match device {
             Device::Cuda(_) => tensor.f_to_device_(device, tensor.kind(), true, false),

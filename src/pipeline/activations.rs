@@ -81,13 +81,8 @@ impl<'a> Activations<'a> {
 
     /// Puts what an image became in the place of its tokens' embeddings, as many as `places` are.
     pub fn show(&mut self, window: usize, places: &[usize], features: &Features) -> Result<()> {
-        let hidden = self.window(window)?;
+        let hidden = residual_stream(&self.batches, self.batch_size, window)?;
         self.shown.show(window, places, features, &hidden)
-    }
-
-    /// The residual stream of `window`, `[tokens, hidden]`.
-    fn window(&self, window: usize) -> Result<Tensor> {
-        residual_stream(&self.batches, self.batch_size, window)
     }
 
     /// Adds what images left for the layer that all have been through: behind its stages.
@@ -109,7 +104,7 @@ impl<'a> Activations<'a> {
             None => return Ok(None),
         };
         let (batch, row) = (window / self.batch_size, window % self.batch_size);
-        let state = self.batches[batch].state();
+        let state = self.batches[batch].settled()?;
         let n_tokens = PROBE_TOKENS.min(state.hidden.size()[1] as usize - start);
         let state = state.try_map(|tensor| {
             let window = tensor.f_narrow(0, row as i64, 1)?;
@@ -234,7 +229,7 @@ impl<'a> Activations<'a> {
         let factors = Tensor::f_from_slice(channels)?.f_reciprocal()?;
         for batch in &self.batches {
             // A layer that attends to images has none where there is no image.
-            let Some(activations) = batch.state().find(slot) else {
+            let Some(activations) = batch.settled()?.find(slot) else {
                 continue;
             };
             let _ = activations.shallow_clone().f_mul_(
@@ -293,10 +288,10 @@ fn extent(batch: usize, batch_size: usize, hidden: &Tensor) -> (Range<usize>, us
     (first..first + size[0] as usize, size[1] as usize)
 }
 
-/// The residual stream of `window`, `[tokens, hidden]`.
+/// The residual stream of `window`, `[tokens, hidden]`, to be read and written.
 fn residual_stream(batches: &[Batch], batch_size: usize, window: usize) -> Result<Tensor> {
     let (batch, row) = (window / batch_size, window % batch_size);
-    Ok(batches[batch].state().hidden.f_get(row as i64)?)
+    Ok(batches[batch].settled()?.hidden.f_get(row as i64)?)
 }
 
 #[cfg(test)]

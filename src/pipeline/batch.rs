@@ -12,9 +12,14 @@ use tch::{Device, Tensor};
 use crate::model::{Slot, State, Versions};
 
 /// The state of a batch, on the host or on the GPU that computes.
+///
+/// On the host the GPU reads and writes it by itself, while the program goes on: what the GPU is given to do, it does in order, but
+/// the host has to wait before it reads or writes there.
 pub struct Batch {
     /// Views of memory that the batch keeps.
     state: State,
+    /// Where the stages run.
+    device: Device,
     /// What the slots' memory is taken from, one-dimensional.
     storage: Tensor,
     /// Where in `storage` each filled slot lies.
@@ -31,19 +36,29 @@ impl Batch {
         Ok(Self {
             storage: within_reach(storage, device),
             state: State::new(within_reach(hidden, device)),
+            device,
             places: Vec::new(),
         })
     }
 
+    /// For its sizes, and to be copied to where the stages run.
     pub fn state(&self) -> &State {
         &self.state
+    }
+
+    /// To be read and written where it is: what the GPU had to do with it is done.
+    pub fn settled(&self) -> Result<&State> {
+        if self.state.hidden.device() != self.device {
+            crate::tensor::wait_for(self.device)?;
+        }
+        Ok(&self.state)
     }
 
     /// Takes over what a stage made of the tokens from `start` on, but for what is as it arrived.
     pub fn store(&mut self, start: i64, made: &State, arrived: &Versions) -> Result<()> {
         let len = made.hidden.size()[1];
         if !arrived.has_hidden_of(made)? {
-            overwrite(&self.state.hidden.f_narrow(1, start, len)?, &made.hidden)?;
+            self.overwrite(&self.state.hidden.f_narrow(1, start, len)?, &made.hidden)?;
         }
         for slot in made.filled() {
             if arrived.has_slot_of(made, slot)? {
@@ -53,9 +68,21 @@ impl Batch {
             if !self.state.filled().any(|filled| filled == slot) {
                 self.make_room(slot, source)?;
             }
-            overwrite(&self.state.slot(slot).f_narrow(1, start, len)?, source)?;
+            self.overwrite(&self.state.slot(slot).f_narrow(1, start, len)?, source)?;
         }
         Ok(())
+    }
+
+    /// Copies `source` to `target`, which is the batch's, unless that is where it lies already. From a GPU it is on its way when this
+    /// returns.
+    fn overwrite(&self, target: &Tensor, source: &Tensor) -> Result<()> {
+        if target.data_ptr() == source.data_ptr() {
+            return Ok(());
+        }
+        if source.device() == target.device() {
+            self.settled()?;
+        }
+        Ok(crate::tensor::copy_without_waiting(target, source)?)
     }
 
     /// Empties a slot that no later stage reads.
@@ -69,7 +96,7 @@ impl Batch {
         if !self.state.filled().any(|filled| filled == slot) {
             let like = self.state.hidden.shallow_clone();
             self.make_room(slot, &like)?;
-            let _ = self.state.slot(slot).shallow_clone().f_zero_()?;
+            let _ = self.settled()?.slot(slot).shallow_clone().f_zero_()?;
         }
         Ok(())
     }
@@ -117,14 +144,6 @@ fn within_reach(tensor: Tensor, device: Device) -> Tensor {
         });
         tensor
     })
-}
-
-/// Copies `source` to `target`, unless that is where it lies already.
-fn overwrite(target: &Tensor, source: &Tensor) -> Result<()> {
-    if target.data_ptr() != source.data_ptr() {
-        target.shallow_clone().f_copy_(source)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

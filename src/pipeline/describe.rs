@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use anyhow::Result;
+use serde_json::Value;
 
 use super::tower::Tower;
 use crate::checkpoint::Writer;
@@ -19,6 +20,31 @@ pub fn write_config(
     settings: &Settings,
     tower: &Tower,
 ) -> Result<()> {
+    let quantization = quantization(source, settings, tower);
+    let config = edited(source, quantization.clone());
+    for (file, content) in [
+        ("config.json", config),
+        ("quantize_config.json", quantization),
+    ] {
+        writer.write_file(file, &serde_json::to_vec_pretty(&content)?)?;
+    }
+    Ok(())
+}
+
+/// What config.json will say.
+pub fn config(source: &ModelDir, settings: &Settings, tower: &Tower) -> Value {
+    edited(source, quantization(source, settings, tower))
+}
+
+fn edited(source: &ModelDir, quantization: Value) -> Value {
+    pack::edit_config(
+        &source.config,
+        quantization,
+        source.model.architecture_name(),
+    )
+}
+
+fn quantization(source: &ModelDir, settings: &Settings, tower: &Tower) -> Value {
     let gptq = settings.solver.gptq().map(|gptq| GptqDetails {
         damp_percent: gptq.damp,
         desc_act: gptq.act_order == ActOrder::DescAct,
@@ -56,18 +82,7 @@ pub fn write_config(
         named_by_vllm: Family::find(model.model_type()).map_or(&[], |family| family.named_by_vllm),
         blocks: Some(&blocks[..]).filter(|_| inside.is_some()),
     };
-    let quantization = description.quantization_config();
-    let config = pack::edit_config(
-        &source.config,
-        quantization.clone(),
-        model.architecture_name(),
-    );
-    writer.write_file("config.json", &serde_json::to_vec_pretty(&config)?)?;
-    writer.write_file(
-        "quantize_config.json",
-        &serde_json::to_vec_pretty(&quantization)?,
-    )?;
-    Ok(())
+    description.quantization_config()
 }
 
 /// Linears of the checkpoint that stay in float outside the language model: what sees, but for those of `tower`, and layers that

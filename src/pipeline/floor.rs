@@ -26,13 +26,14 @@ pub struct Work {
 }
 
 impl Work {
-    /// The work of quantizing `model` as `settings` say, on `n_windows` windows.
+    /// The work of quantizing `model` as `settings` say, on `n_windows` windows. The first `n_finished` layers are only run, though
+    /// their bytes count.
     pub fn new(
         model: &Model,
         settings: &Settings,
         n_windows: usize,
-        bytes_read: u64,
-        bytes_written: u64,
+        n_finished: usize,
+        [bytes_read, bytes_written]: [u64; 2],
     ) -> Self {
         let tokens = (n_windows * settings.seq_len) as f64;
         let mut work = Self {
@@ -47,7 +48,10 @@ impl Work {
             .experts
             .as_ref()
             .map_or(0, |config| config.top_k);
-        for layer in &model.layers {
+        for (index, layer) in model.layers.iter().enumerate() {
+            if index == n_finished {
+                (work.statistics, work.solving) = (0.0, 0.0);
+            }
             // How many tokens go through a layer that attends to images, the data decide.
             let tokens = if layer.config.looks { 0.0 } else { tokens };
             for stage in &layer.stages {

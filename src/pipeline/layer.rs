@@ -31,8 +31,6 @@ pub struct LayerRun<'a> {
     expert_scale: Option<(Vec<f32>, ScaleFound)>,
     /// Linears whose rows a later stage's scale will be folded into.
     pending: Vec<(&'a LinearPlan, SolvedWeight)>,
-    /// Stages whose tensors are not all final, or final since the last line of the journal.
-    unjournaled: Vec<&'static str>,
 }
 
 impl<'a> LayerRun<'a> {
@@ -54,7 +52,6 @@ impl<'a> LayerRun<'a> {
             biases,
             expert_scale: None,
             pending: Vec::new(),
-            unjournaled: Vec::new(),
         })
     }
 
@@ -187,7 +184,7 @@ impl<'a> LayerRun<'a> {
         (!linear.in_float).then(|| LinearReport {
             name: linear.name.clone(),
             layer: self.layer,
-            stage: stage.name,
+            stage: stage.name.to_owned(),
             out_features: linear.out_features,
             in_features: linear.in_features,
             error: solved.error,
@@ -419,10 +416,8 @@ impl<'a> LayerRun<'a> {
         }
     }
 
-    /// Writes what waited for `stage`, with the layer's last stage the norms and biases too, and journals the stages whose
-    /// tensors are all final now.
+    /// Writes what waited for `stage`, with the layer's last stage the norms and biases too.
     fn settle(&mut self, stage: &Stage) -> Result<()> {
-        self.unjournaled.push(stage.name);
         if let Fold::Rows { linear, .. } = &stage.fold
             && let Some(position) =
                 (self.pending.iter()).position(|pending| pending.0.name == *linear)
@@ -451,11 +446,6 @@ impl<'a> LayerRun<'a> {
             for (linear, bias) in self.biases.drain(..) {
                 self.run.outbox.float16(format!("{linear}.bias"), bias)?;
             }
-        }
-        if self.pending.is_empty() {
-            let stages = std::mem::take(&mut self.unjournaled);
-            let record = serde_json::json!({"layer": self.layer, "stages": stages});
-            self.run.outbox.settled(record)?;
         }
         Ok(())
     }

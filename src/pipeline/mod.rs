@@ -9,39 +9,37 @@ mod batch;
 mod describe;
 mod floor;
 mod fold;
+mod job;
 mod layer;
 mod memory;
 mod outbox;
 mod plan;
+mod resume;
 mod selection;
 mod solve;
 mod tower;
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use regex::Regex;
 use tch::Device;
 
-pub use plan::{MEMORY_SHARE, Plan};
+pub use plan::{EXPECTED_IMAGES, MEMORY_SHARE, Plan};
 pub use selection::open;
 
-use activations::Activations;
+use job::{Job, Tensors, in_less_memory};
 use outbox::Outbox;
-use tower::AsWritten;
 
-use crate::calibration::{self, ChatTemplate, Reading, Tokenizer, Windows};
-use crate::checkpoint::Writer;
+use crate::calibration::{self, ChatTemplate, Reading, Tokenizer};
 use crate::cli::settings::Settings;
 use crate::device;
 use crate::device::monitor::Monitor;
 use crate::device::rates::Rates;
-use crate::fault::InputError;
-use crate::images::Processor;
 use crate::model::Compute;
 use crate::pack::Verdict;
 use crate::quant::GroupSize;
-use crate::report::progress::{self, Progress};
+use crate::report::progress;
 use crate::report::{CalibrationReport, ModelReport, Report, SettingsReport, human_bytes};
 use crate::sight;
 use crate::weights::ModelDir;
@@ -103,15 +101,17 @@ fn start_monitor(settings: &Settings, compute: Compute, start: Instant) -> Resul
     Ok(monitor)
 }
 
-/// Quantizes the model of `settings` into its output directory.
+/// Quantizes the model of `settings` into its output directory, or goes on with what an interrupted run of the same settings left.
 ///
 /// # Errors
-/// All that [`crate::fault::Fault`] tells apart. Nothing is left in the output directory's place.
+/// All that [`crate::fault::Fault`] tells apart. Nothing is left in the output directory's place; beside it waits what can be gone
+/// on with, where a layer at least is finished.
 pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Result<Report> {
     let compute = compute(&settings.compute)?;
     let monitor = start_monitor(settings, compute, start)?;
     let mut source = selection::open(settings)?;
-    let mut plan = Plan::new(&source, settings, compute)?;
+    let mut expected_images = EXPECTED_IMAGES;
+    let mut plan = Plan::new(&source, settings, compute, expected_images)?;
     plan.check_disk(&settings.output)?;
     let mut warnings = warn_of(&plan);
     let mut times = Times::default();
@@ -147,7 +147,8 @@ pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Re
             tracing::warn!("{warning}");
             warnings.push(warning);
         }
-        plan = Plan::with_images(&source, settings, compute, n_images)?;
+        expected_images = n_images;
+        plan = Plan::new(&source, settings, compute, n_images)?;
         plan.check_disk(&settings.output)?;
     }
     if windows.ids.len() < settings.num_samples {
@@ -171,30 +172,33 @@ pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Re
         compute.device,
         compute.kind
     );
-    monitor.enter("embeddings and head");
-    let writer = Writer::create(
-        &settings.output,
-        plan.specs.clone(),
-        settings.max_shard_bytes,
-        settings.overwrite,
-    )?;
-    times
-        .write
-        .time(|| write_outside_layers(&writer, &source, &plan))?;
-    let tower = times
-        .write
-        .time(|| plan.tower.write(&writer, &source, settings))?;
-    let (linears, beside) = Outbox::with(&writer, settings.format, |outbox| {
-        let run = Run {
-            settings,
-            source: &source,
-            compute,
-            outbox,
-            monitor: &monitor,
+    let asked = settings_report(settings);
+    let identity = resume::identity(&source, settings, &asked, &windows)?;
+    let job = Job {
+        settings,
+        source: &source,
+        compute,
+        monitor: &monitor,
+        windows: &windows,
+        images: data.processor.as_ref(),
+        identity,
+    };
+    let mut first = Some(plan);
+    let (plan, (writer, tensors)) = in_less_memory(|vram, planned| {
+        let plan = match first.take() {
+            Some(plan) => plan,
+            None => Plan::new(&source, &settings.with_vram(vram), compute, expected_images)?,
         };
-        let images = data.processor.as_ref();
-        quantize_layers(&run, &plan, &windows, images, &mut times)
+        *planned = Some(plan.memory.on_gpu(compute.device));
+        let made = job.make(&plan, &mut times)?;
+        Ok((plan, made))
     })?;
+    let Tensors {
+        tower,
+        linears,
+        written_beside,
+        resumed_layers,
+    } = tensors;
     warnings.extend(starved_experts(&linears));
     monitor.enter("last files");
     describe::write_config(&writer, &source, settings, &plan.tower)?;
@@ -205,7 +209,7 @@ pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Re
     // Before the rates are measured again, which would need more than many a run.
     let memory = monitor.finish();
     let rates = rates.better(Rates::measure(compute.device, compute.kind)?);
-    let work = plan.work(&source, settings, windows.ids.len());
+    let work = plan.work(&source, settings, windows.ids.len(), resumed_layers);
     if let Some(note) = &memory.note {
         tracing::warn!("{note}");
         warnings.push(note.clone());
@@ -221,7 +225,7 @@ pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Re
             parameters: plan.parameters,
             quantized_parameters: plan.quantized_parameters,
         },
-        settings: settings_report(settings),
+        settings: asked,
         calibration: CalibrationReport {
             source: settings
                 .calib_data
@@ -241,11 +245,12 @@ pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Re
         batch_size: plan.memory.batch_size,
         recompute: plan.memory.recompute,
         slice: plan.memory.slice,
+        resumed_layers,
         linears,
         tower,
         warnings,
         seconds,
-        phases: work.phases(&rates, &times, beside, seconds),
+        phases: work.phases(&rates, &times, written_beside, seconds),
         rates,
         input_bytes: source.checkpoint.total_bytes(),
         output_bytes: writer.total_bytes(),
@@ -317,90 +322,6 @@ fn starved_experts(linears: &[crate::report::LinearReport]) -> Option<String> {
     );
     tracing::debug!("{warning}");
     Some(warning)
-}
-
-/// Embeds the windows and takes them through all layers.
-fn quantize_layers(
-    run: &Run<'_>,
-    plan: &Plan,
-    windows: &Windows,
-    images: Option<&Processor>,
-    times: &mut Times,
-) -> Result<Vec<crate::report::LinearReport>> {
-    let model = &run.source.model;
-    let ids = sight::without_placeholders(model, windows);
-    run.monitor.enter("embedding");
-    let mut activations = Activations::embed(model, run.source, run.compute, &ids, &plan.memory)?;
-    if let Some(processor) = images {
-        run.monitor.enter("images");
-        (times.images).time(|| {
-            let weights = AsWritten {
-                source: run.source,
-                tower: &plan.tower,
-                scheme: run.settings.scheme,
-            };
-            sight::show(
-                run.source,
-                &weights,
-                run.compute,
-                processor,
-                windows,
-                |window, places, features| activations.show(window, places, features),
-            )
-        })?;
-    }
-    let n_stages = model.layers.iter().map(|layer| layer.stages.len());
-    let n_stages = n_stages.max().unwrap_or(0);
-    let mut progress = Progress::new(model.config.n_layers, n_stages, run.monitor.live());
-    let mut reports = Vec::new();
-    for layer in 0..model.config.n_layers {
-        let layer_run = layer::LayerRun::load(run, layer)?;
-        let done = layer_run.quantize(
-            &mut activations,
-            times,
-            |stage, linears, tokens_per_second| {
-                let error = linears
-                    .iter()
-                    .map(|linear| linear.relative_error)
-                    .sum::<f64>()
-                    / linears.len().max(1) as f64;
-                progress.stage_done(layer, stage.name, error, tokens_per_second);
-            },
-        )?;
-        for linear in &done {
-            tracing::debug!(
-                "{}: relative error {:.2e}, {:.2} s",
-                linear.name,
-                linear.relative_error,
-                linear.seconds
-            );
-        }
-        reports.extend(done);
-    }
-    Ok(reports)
-}
-
-/// Embedding, final norm and head as float16; tensors that the family does not use, byte for byte.
-fn write_outside_layers(writer: &Writer, source: &ModelDir, plan: &Plan) -> Result<()> {
-    let checkpoint = &source.checkpoint;
-    for (name, _) in source.model.outer_tensors() {
-        let info = checkpoint.info(&name).with_context(|| name.clone())?;
-        let bytes = crate::tensor::raw_to_f16_bytes(checkpoint.bytes(&name)?, info.dtype).map_err(
-            |problem| {
-                InputError::new(
-                    &info.file,
-                    format!("{name}: {problem}"),
-                    "repair the checkpoint, or rescale this tensor",
-                )
-            },
-        )?;
-        writer.write(&name, &bytes)?;
-        checkpoint.release(&name);
-    }
-    for name in &plan.extras {
-        writer.copy_tensor(checkpoint, name)?;
-    }
-    Ok(())
 }
 
 fn settings_report(settings: &Settings) -> SettingsReport {

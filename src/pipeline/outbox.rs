@@ -19,7 +19,7 @@ enum Job {
     Linear(String, QuantizedLinear),
     /// A tensor's values, as float16.
     Float16(String, Vec<f32>),
-    /// Everything sent so far is to be brought to the disk and journaled as this.
+    /// A step is done: everything sent so far is to be brought to the disk and journaled as this.
     Settled(Value),
 }
 
@@ -87,7 +87,7 @@ fn drain(writer: &Writer, format: Format, waiting: &Receiver<Job>) -> Result<Dur
                     .with_context(|| name.clone())?;
                 writer.write(&name, &bytes)?;
             }
-            Job::Settled(record) => writer.stage_done(&record)?,
+            Job::Settled(record) => writer.step_done(&record)?,
         }
         busy += start.elapsed();
     }
@@ -97,7 +97,7 @@ fn drain(writer: &Writer, format: Format, waiting: &Receiver<Job>) -> Result<Dur
 #[cfg(test)]
 mod tests {
     use safetensors::Dtype;
-    use serde_json::json;
+    use serde_json::{Map, json};
 
     use super::*;
     use crate::checkpoint::{Checkpoint, TensorSpec};
@@ -110,7 +110,7 @@ mod tests {
             shape: vec![2],
         });
         let target = dir.path().join("out");
-        let writer = Writer::create(&target, specs.into(), 1000, false).unwrap();
+        let writer = Writer::create(&target, specs.into(), 1000, false, &Map::new()).unwrap();
         let result = Outbox::with(&writer, Format::AwqGemm, work).and_then(|(value, _)| {
             writer.finish()?;
             Ok(value)

@@ -27,7 +27,7 @@ use crate::weights::ModelDir;
 pub const MEMORY_SHARE: f64 = 0.75;
 
 /// Images that layers attend to, before the calibration data are read: as many as are built in.
-const EXPECTED_IMAGES: usize = 24;
+pub const EXPECTED_IMAGES: usize = 24;
 
 /// The tensors to write, what loads them, and what the run needs.
 pub struct Plan {
@@ -44,13 +44,9 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Checks that the checkpoint has what the model needs, that the format can hold it, and that some runtime loads it.
-    pub fn new(source: &ModelDir, settings: &Settings, compute: Compute) -> Result<Self> {
-        Self::with_images(source, settings, compute, EXPECTED_IMAGES)
-    }
-
-    /// The same, where it is known how many images there are for layers to attend to.
-    pub fn with_images(
+    /// Checks that the checkpoint has what the model needs, that the format can hold it, and that some runtime loads it. There are
+    /// so many images for layers to attend to.
+    pub fn new(
         source: &ModelDir,
         settings: &Settings,
         compute: Compute,
@@ -197,10 +193,16 @@ impl Plan {
         }
     }
 
-    /// The least that the run has to do on `n_windows` windows.
-    pub fn work(&self, source: &ModelDir, settings: &Settings, n_windows: usize) -> Work {
-        let read = source.checkpoint.total_bytes();
-        Work::new(&source.model, settings, n_windows, read, self.output_bytes)
+    /// The least that the run has to do on `n_windows` windows, behind the layers that are finished.
+    pub fn work(
+        &self,
+        source: &ModelDir,
+        settings: &Settings,
+        n_windows: usize,
+        n_finished: usize,
+    ) -> Work {
+        let bytes = [source.checkpoint.total_bytes(), self.output_bytes];
+        Work::new(&source.model, settings, n_windows, n_finished, bytes)
     }
 
     /// What the activations take, for the place where they wait; the other says nothing of them.
@@ -322,7 +324,7 @@ impl Plan {
                 format!(
                     "at least {}, at the rates that this machine reaches now",
                     human_seconds(
-                        self.work(source, settings, settings.num_samples)
+                        self.work(source, settings, settings.num_samples, 0)
                             .seconds(rates)
                     )
                 ),

@@ -4,7 +4,7 @@
 pub mod progress;
 pub mod text;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::device::monitor::Readings;
 use crate::device::rates::Rates;
@@ -26,6 +26,8 @@ pub struct Report {
     pub recompute: bool,
     /// Tokens of a window that ran through the linears together, where for lack of memory that was not all of them.
     pub slice: Option<usize>,
+    /// Layers that an earlier run, which was interrupted, had finished; times and memory are those of this run alone.
+    pub resumed_layers: usize,
     /// In the order in which they were quantized.
     pub linears: Vec<LinearReport>,
     /// What the model sees with, where that is quantized too.
@@ -96,11 +98,11 @@ pub struct Phase {
     pub seconds: f64,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LinearReport {
     pub name: String,
     pub layer: usize,
-    pub stage: &'static str,
+    pub stage: String,
     pub out_features: usize,
     pub in_features: usize,
     /// Mean over tokens of the squared change of the output, summed over its features.
@@ -119,7 +121,7 @@ pub struct LinearReport {
 }
 
 /// What became of the linears of a vision tower, all rounded to nearest.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct TowerReport {
     pub linears: usize,
     /// The sum of all weights' squared changes over that of their squares.
@@ -129,7 +131,7 @@ pub struct TowerReport {
 }
 
 /// What AWQ's searches found, for the stage that the linear belongs to.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AwqReport {
     /// The candidate that won: "identity", or the grid and its exponent.
     pub scale: String,
@@ -139,7 +141,7 @@ pub struct AwqReport {
     pub clip_gain: f64,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct GptqReport {
     /// Fraction of the mean diagonal that the factorization needed.
     pub damp: f64,

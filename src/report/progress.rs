@@ -119,6 +119,8 @@ pub struct Progress {
     n_layers: usize,
     n_stages: usize,
     done: usize,
+    /// Stages of those that were done before.
+    skipped: usize,
 }
 
 impl Progress {
@@ -147,6 +149,18 @@ impl Progress {
             n_layers,
             n_stages,
             done: 0,
+            skipped: 0,
+        }
+    }
+
+    /// A layer was finished before, and is only run; the time until then says nothing of the rest.
+    pub fn layer_skipped(&mut self) {
+        self.done += self.n_stages;
+        self.skipped = self.done;
+        self.start = Instant::now();
+        if let Some(bar) = &self.bar {
+            bar.set_position(self.done as u64);
+            bar.reset_eta();
         }
     }
 
@@ -159,7 +173,7 @@ impl Progress {
         tokens_per_second: f64,
     ) {
         self.done += 1;
-        let left = self.start.elapsed().as_secs_f64() / self.done as f64
+        let left = self.start.elapsed().as_secs_f64() / (self.done - self.skipped) as f64
             * (self.n_layers * self.n_stages - self.done) as f64;
         if let Some(bar) = &self.bar {
             bar.set_message(format!(

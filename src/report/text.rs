@@ -94,6 +94,13 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
             .slice
             .map_or(String::new(), |slice| format!(", {slice} tokens a slice"))
     )?;
+    if report.resumed_layers > 0 {
+        writeln!(
+            out,
+            "resumed      behind layer {} of {}, which an interrupted run had finished; times and memory are of the rest",
+            report.resumed_layers, model.layers
+        )?;
+    }
     if let Some(tower) = &report.tower {
         writeln!(
             out,

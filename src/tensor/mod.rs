@@ -2,10 +2,14 @@
 //!
 //! `tch` (0.26) copies from a byte slice without checking its length against the shape, and labels `half::bf16`
 //! slices as float16. Everything here checks, and no other module builds a tensor from raw memory or looks into one's.
-#![expect(unsafe_code, reason = "slices of memory that libtorch owns")]
+#![expect(
+    unsafe_code,
+    reason = "slices of memory that libtorch owns, and a function of its C interface"
+)]
 
 pub mod mxfp4;
 
+use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::{ptr, slice};
 
@@ -79,6 +83,39 @@ pub fn from_bytes(bytes: &[u8], dtype: Dtype, shape: &[usize]) -> Result<Tensor,
 pub fn from_f32(values: &[f32], shape: &[usize]) -> Result<Tensor, Error> {
     assert_eq!(values.len(), shape.iter().product::<usize>());
     Ok(Tensor::f_from_slice(values)?.f_view(dims(shape).as_slice())?)
+}
+
+/// Overwrites `target` with `source`, of the same shape. Between a GPU and pinned memory of the host the caller goes on meanwhile: all
+/// that the GPU does later finds it done, the host has to [`wait_for`] the GPU.
+///
+/// `tch` has `copy_` without the argument that says so; this is libtorch's own C interface, which promises to stay as it is.
+pub fn copy_without_waiting(target: &Tensor, source: &Tensor) -> Result<(), Error> {
+    let [to, from] = [target, source].map(|tensor| tensor.as_ptr().cast_mut().cast::<c_void>());
+    // SAFETY: tch's pointers are to `at::Tensor`s, as the handles of this interface are, and both tensors are borrowed. It throws
+    // nothing. Until the copy is done libtorch gives the memory of neither to anyone but work that comes after it.
+    let status = unsafe { aoti_torch_copy_(to, from, 1) };
+    if status != 0 {
+        // It does not say why; this does.
+        target.shallow_clone().f_copy_(source)?;
+    }
+    Ok(())
+}
+
+unsafe extern "C" {
+    /// `torch/csrc/inductor/aoti_torch/c/shim.h`: 0 where it worked.
+    fn aoti_torch_copy_(target: *mut c_void, source: *mut c_void, non_blocking: i32) -> i32;
+}
+
+/// Waits until a GPU has done all that it was given, so that what it had to copy to the host is there.
+///
+/// # Errors
+/// What went wrong on the GPU meanwhile.
+pub fn wait_for(device: Device) -> Result<(), Error> {
+    if device.is_cuda() {
+        // A number that is not there before; where the GPU fails, tch's own wait would panic.
+        Tensor::f_zeros([1], (Kind::Float, device))?.f_double_value(&[0])?;
+    }
+    Ok(())
 }
 
 /// The values as float32, row-major, on the host.
@@ -241,6 +278,21 @@ mod tests {
         assert_eq!(tensor.kind(), Kind::BFloat16);
         assert_eq!(to_f32(&tensor).unwrap()[..2], [1.0, -2.0]);
         assert_eq!(to_bytes(&tensor).unwrap(), bits);
+    }
+
+    #[test]
+    fn a_copy_goes_into_a_part_of_another_tensors_memory() {
+        let target = Tensor::zeros([2, 4], (Kind::BFloat16, Device::Cpu));
+        let source = from_f32(&[1.0, 2.0, 3.0, 4.0], &[2, 2]).unwrap();
+        copy_without_waiting(&target.narrow(1, 1, 2), &source).unwrap();
+        wait_for(target.device()).unwrap();
+        assert_eq!(
+            to_f32(&target).unwrap(),
+            [0.0, 1.0, 2.0, 0.0, 0.0, 3.0, 4.0, 0.0]
+        );
+        let error = copy_without_waiting(&target, &source).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("must match"), "{text}");
     }
 
     #[test]

@@ -16,6 +16,8 @@ mod experts;
 mod families;
 /// Whole runs: every family and method, what is written, and what reads it back.
 mod quantize;
+/// Runs that are ended on the way, and go on.
+mod resume;
 /// Linears that stay in float because the user wants it.
 mod selection;
 /// SmolLM2, where `make` has made it: forward pass and quality.

@@ -5,7 +5,7 @@ use nibble::cli::Cli;
 use nibble::cli::settings::Settings;
 use nibble::device::Choice;
 use nibble::model::Compute;
-use nibble::pipeline::Plan;
+use nibble::pipeline::{EXPECTED_IMAGES, Plan};
 use nibble::weights::ModelDir;
 use serde_json::Value;
 
@@ -128,7 +128,7 @@ fn least_memory(model: &TinyModel, args: &[&str]) -> String {
             },
             kind: tch::Kind::Float,
         };
-        Plan::new(&source, &settings, compute).is_ok()
+        Plan::new(&source, &settings, compute, EXPECTED_IMAGES).is_ok()
     };
     (1..10_000)
         .map(|kib| format!("{kib}KiB"))

@@ -35,7 +35,7 @@ impl Activations<'_> {
         let mut routed = Vec::new();
         let mut others = Vec::new();
         for batch in &self.batches {
-            let tokens = block.routed(batch.state(), expert)?;
+            let tokens = block.routed(batch.settled()?, expert)?;
             let n_tokens = batch.state().hidden.size()[..2].iter().product::<i64>();
             let is_other = Tensor::f_ones([n_tokens], (Kind::Bool, tokens.device()))?;
             let _ = is_other.shallow_clone().f_index_fill_(0, &tokens, 0)?;
@@ -147,7 +147,7 @@ impl Activations<'_> {
             let routed = activations.f_narrow(0, 0, selection.n_routed)?;
             let output = output.forward_tokens(&routed.f_to_device(self.compute.device)?)?;
             let tokens = selection.tokens.f_narrow(0, 0, selection.n_routed)?;
-            let state = batch.state();
+            let state = batch.settled()?;
             block.add_expert(state, expert, &tokens, &output, state.slot(Slot::Added))?;
         }
         Ok(())
@@ -175,7 +175,7 @@ impl Activations<'_> {
         expert: usize,
         selection: &Selection,
     ) -> Result<Tensor> {
-        let state = self.batches[selection.batch].state();
+        let state = self.batches[selection.batch].settled()?;
         let (tokens, device) = (&selection.tokens, self.compute.device);
         Ok(block.expert_input(stage, state, expert, tokens, device)?)
     }

@@ -1,0 +1,315 @@
+//! The tensors of the output: what is outside the layers, then layer by layer.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::{Map, Value};
+
+use super::activations::Activations;
+use super::layer::LayerRun;
+use super::outbox::Outbox;
+use super::resume::{self, Finished, Written};
+use super::tower::AsWritten;
+use super::{Plan, Run, Times};
+use crate::calibration::Windows;
+use crate::checkpoint::Writer;
+use crate::cli::settings::Settings;
+use crate::device::monitor::Monitor;
+use crate::fault::{self, Fault, InputError};
+use crate::images::Processor;
+use crate::model::Compute;
+use crate::report::progress::Progress;
+use crate::report::{LinearReport, TowerReport, human_bytes};
+use crate::sight;
+use crate::weights::ModelDir;
+
+/// All that a run starts from.
+pub struct Job<'a> {
+    pub settings: &'a Settings,
+    pub source: &'a ModelDir,
+    pub compute: Compute,
+    pub monitor: &'a Monitor,
+    pub windows: &'a Windows,
+    /// Prepares their images, where the model sees.
+    pub images: Option<&'a Processor>,
+    /// What sets the run apart from others.
+    pub identity: Map<String, Value>,
+}
+
+/// What became of the model's tensors, which are all written.
+pub struct Tensors {
+    pub tower: Option<TowerReport>,
+    pub linears: Vec<LinearReport>,
+    /// What the writing thread took.
+    pub written_beside: Duration,
+    /// Layers that were finished before.
+    pub resumed_layers: usize,
+}
+
+impl Job<'_> {
+    /// Writes all tensors, but for those of layers that an interrupted run had finished.
+    pub fn make(&self, plan: &Plan, times: &mut Times) -> Result<(Writer, Tensors)> {
+        let (writer, finished) = resume::open(self.settings, plan, &self.identity)?;
+        let tensors = self.write(plan, &writer, finished, times);
+        let tensors = tensors.inspect_err(|error| {
+            if Fault::of(error) == Fault::Input {
+                // It will be another model that is tried next.
+                writer.discard();
+            } else if writer.is_kept() {
+                tracing::warn!(
+                    "{} keeps the layers that are finished: the same command goes on behind them",
+                    writer.partial().display()
+                );
+            }
+        })?;
+        Ok((writer, tensors))
+    }
+
+    fn write(
+        &self,
+        plan: &Plan,
+        writer: &Writer,
+        finished: Vec<Finished>,
+        times: &mut Times,
+    ) -> Result<Tensors> {
+        let resumed_layers = finished.len();
+        let tower = if let Some(first) = finished.first() {
+            // What is outside the layers was written before the first.
+            first.tower.clone()
+        } else {
+            self.monitor.enter("embeddings and head");
+            times.write.time(|| -> Result<_> {
+                write_outside_layers(writer, self.source, plan)?;
+                plan.tower.write(writer, self.source, self.settings)
+            })?
+        };
+        let (linears, written_beside) = Outbox::with(writer, self.settings.format, |outbox| {
+            let run = Run {
+                settings: self.settings,
+                source: self.source,
+                compute: self.compute,
+                outbox,
+                monitor: self.monitor,
+            };
+            self.write_layers(&run, plan, writer, finished, tower.as_ref(), times)
+        })?;
+        Ok(Tensors {
+            tower,
+            linears,
+            written_beside,
+            resumed_layers,
+        })
+    }
+
+    /// Embeds the windows and takes them through all layers: those that are `finished` as they were written.
+    fn write_layers(
+        &self,
+        run: &Run<'_>,
+        plan: &Plan,
+        writer: &Writer,
+        finished: Vec<Finished>,
+        tower: Option<&TowerReport>,
+        times: &mut Times,
+    ) -> Result<Vec<LinearReport>> {
+        let model = &self.source.model;
+        let (n_layers, n_finished) = (model.config.n_layers, finished.len());
+        let mut reports: Vec<LinearReport> = finished
+            .into_iter()
+            .flat_map(|layer| layer.linears)
+            .collect();
+        if n_finished == n_layers {
+            return Ok(reports);
+        }
+        let mut activations = self.embed(plan, times)?;
+        let written = if n_finished > 0 {
+            tracing::info!(
+                "going on with {}: {n_finished} of {n_layers} layers are finished",
+                writer.partial().display()
+            );
+            Some(Written::open(writer, self.source, self.settings, plan)?)
+        } else {
+            None
+        };
+        let n_stages = model.layers.iter().map(|layer| layer.stages.len());
+        let n_stages = n_stages.max().unwrap_or(0);
+        let mut progress = Progress::new(n_layers, n_stages, self.monitor.live());
+        for layer in 0..n_layers {
+            if let Some(written) = &written
+                && layer < n_finished
+            {
+                self.monitor.enter(format!("layer {layer}, as written"));
+                (times.forward)
+                    .time(|| written.run_layer(run, &mut activations, layer))
+                    .with_context(|| format!("layer {layer}, as it was written"))?;
+                progress.layer_skipped();
+                continue;
+            }
+            let done = LayerRun::load(run, layer)?.quantize(
+                &mut activations,
+                times,
+                |stage, linears, tokens_per_second| {
+                    let error = linears
+                        .iter()
+                        .map(|linear| linear.relative_error)
+                        .sum::<f64>()
+                        / linears.len().max(1) as f64;
+                    progress.stage_done(layer, stage.name, error, tokens_per_second);
+                },
+            )?;
+            for linear in &done {
+                tracing::debug!(
+                    "{}: relative error {:.2e}, {:.2} s",
+                    linear.name,
+                    linear.relative_error,
+                    linear.seconds
+                );
+            }
+            let finished = Finished {
+                linears: done,
+                tower: tower.cloned(),
+            };
+            run.outbox.settled(serde_json::to_value(&finished)?)?;
+            reports.extend(finished.linears);
+        }
+        Ok(reports)
+    }
+
+    /// The windows' embeddings, with what the model sees in the places of their images.
+    fn embed(&self, plan: &Plan, times: &mut Times) -> Result<Activations<'_>> {
+        let Self {
+            source, compute, ..
+        } = *self;
+        let ids = sight::without_placeholders(&source.model, self.windows);
+        self.monitor.enter("embedding");
+        let mut activations =
+            Activations::embed(&source.model, source, compute, &ids, &plan.memory)?;
+        if let Some(processor) = self.images {
+            self.monitor.enter("images");
+            (times.images).time(|| {
+                let weights = AsWritten {
+                    source,
+                    tower: &plan.tower,
+                    scheme: self.settings.scheme,
+                };
+                sight::show(
+                    source,
+                    &weights,
+                    compute,
+                    processor,
+                    self.windows,
+                    |window, places, features| activations.show(window, places, features),
+                )
+            })?;
+        }
+        Ok(activations)
+    }
+}
+
+/// Embedding, final norm and head as float16; tensors that the family does not use, byte for byte.
+fn write_outside_layers(writer: &Writer, source: &ModelDir, plan: &Plan) -> Result<()> {
+    let checkpoint = &source.checkpoint;
+    for (name, _) in source.model.outer_tensors() {
+        let info = checkpoint.info(&name).with_context(|| name.clone())?;
+        let bytes = crate::tensor::raw_to_f16_bytes(checkpoint.bytes(&name)?, info.dtype).map_err(
+            |problem| {
+                InputError::new(
+                    &info.file,
+                    format!("{name}: {problem}"),
+                    "repair the checkpoint, or rescale this tensor",
+                )
+            },
+        )?;
+        writer.write(&name, &bytes)?;
+        checkpoint.release(&name);
+    }
+    for name in &plan.extras {
+        writer.copy_tensor(checkpoint, name)?;
+    }
+    Ok(())
+}
+
+/// Calls `attempt` again and again while a GPU's memory runs out: each time with fewer bytes of it to plan with than it took the
+/// time before, which it says once it knows.
+///
+/// # Errors
+/// That of the last attempt; where no plan takes so little, of the one before.
+pub fn in_less_memory<T>(
+    mut attempt: impl FnMut(Option<u64>, &mut Option<u64>) -> Result<T>,
+) -> Result<T> {
+    let mut full = None;
+    let mut vram = None;
+    loop {
+        let mut planned = None;
+        let error = match attempt(vram, &mut planned) {
+            Ok(made) => return Ok(made),
+            Err(error) => error,
+        };
+        match planned {
+            None => return Err(full.unwrap_or(error)),
+            Some(planned) if planned > 0 && fault::is_full_gpu(&error) => {
+                tracing::warn!(
+                    "{}; trying again with a plan for less than {}",
+                    fault::first_line(&error),
+                    human_bytes(planned)
+                );
+                vram = Some(planned - 1);
+                full = Some(error);
+            }
+            Some(_) => return Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+    use tch::TchError;
+
+    use super::*;
+
+    /// What plans of 100, 50 and 10 bytes need, the first of which is not enough; the budgets that each attempt was given.
+    fn attempts(enough: u64, other_error: bool) -> (Result<u64>, Vec<Option<u64>>) {
+        let mut budgets = Vec::new();
+        let result = in_less_memory(|vram, planned| {
+            budgets.push(vram);
+            let fits = |&plan: &u64| vram.is_none_or(|vram| plan <= vram);
+            let plan = [100, 50, 10].into_iter().find(fits);
+            let plan = plan.ok_or_else(|| anyhow!("no plan"))?;
+            *planned = Some(plan);
+            if other_error {
+                return Err(anyhow!("other"));
+            }
+            if plan > enough {
+                let text = format!("CUDA out of memory. Tried {plan}\nException raised");
+                return Err(anyhow::Error::new(TchError::Torch(text)).context("layer 3"));
+            }
+            Ok(plan)
+        });
+        (result, budgets)
+    }
+
+    #[test]
+    fn a_gpu_that_is_full_is_tried_with_less() {
+        let (result, budgets) = attempts(60, false);
+        assert_eq!((result.unwrap(), budgets), (50, vec![None, Some(99)]));
+        let (result, budgets) = attempts(20, false);
+        assert_eq!(
+            (result.unwrap(), budgets),
+            (10, vec![None, Some(99), Some(49)])
+        );
+    }
+
+    #[test]
+    fn no_plan_for_less_and_other_errors_end_it() {
+        let (result, budgets) = attempts(5, false);
+        let message = fault::message(&result.unwrap_err());
+        assert!(
+            message.contains("CUDA out of memory. Tried 10; lower"),
+            "{message}"
+        );
+        assert_eq!(budgets.len(), 4);
+        let (result, budgets) = attempts(5, true);
+        assert_eq!(result.unwrap_err().to_string(), "other");
+        assert_eq!(budgets, [None]);
+    }
+}
