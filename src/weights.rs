@@ -93,6 +93,9 @@ impl Weights for ModelDir {
             };
             let linear = pack::unpack(format, shape[0], shape[1], packed)
                 .with_context(|| module.to_owned())?;
+            for suffix in pack::SUFFIXES {
+                self.checkpoint.release(&format!("{module}.{suffix}"));
+            }
             return Ok(linear.dequantize_tensor()?);
         }
         Ok(self.checkpoint.tensor(name, shape)?)

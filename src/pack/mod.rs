@@ -39,6 +39,9 @@ pub enum Format {
     GptqV2,
 }
 
+/// What follows a linear's name in those of its tensors, in any format.
+pub const SUFFIXES: [&str; 4] = ["qweight", "qzeros", "scales", "g_idx"];
+
 /// One tensor that a format stores for a linear layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackedSpec {
@@ -338,9 +341,7 @@ mod tests {
             format,
             scheme: linear.scheme,
         };
-        let views: Vec<_> = ["qweight", "qzeros", "scales", "g_idx"]
-            .map(|suffix| (suffix, packed(suffix)))
-            .into();
+        let views: Vec<_> = SUFFIXES.map(|suffix| (suffix, packed(suffix))).into();
         let unpacked = unpack(
             &quantized,
             linear.out_features,

@@ -35,7 +35,7 @@ pub struct MemoryPlan {
     pub slot_width: usize,
     /// Whether the activations wait on the GPU that computes, instead of on the host.
     pub resident: bool,
-    /// All windows' activations.
+    /// All windows' activations, those inside of the expert that is solved among them.
     pub activations: u64,
     /// The weights, statistics and codes of the stage that takes the most, or the tower that sees, where the run computes.
     pub stage: u64,
@@ -72,6 +72,7 @@ impl MemoryPlan {
         let n_looked_at = model.vision.as_ref().and_then(Vision::n_looked_at);
         let n_looked_at = n_looked_at.unwrap_or(0);
         let images = n_images * n_looked_at * model.config.hidden_size * element;
+        let routed = routed_bytes(model, settings, element);
         // The stage that takes the most, its weights and the tokens that run through it together.
         let widest = |batch_size: usize, slice: Option<usize>| {
             let both = stages().map(|stage| {
@@ -103,7 +104,7 @@ impl MemoryPlan {
                 vision.n_deep() + usize::from(model.config.layer_input.is_some())
             });
             let width = model.config.hidden_size * (1 + kept) + slot_width;
-            let activations = windows * settings.seq_len * width * element + images;
+            let activations = windows * settings.seq_len * width * element + images + routed;
             Self {
                 batch_size,
                 recompute,
@@ -116,8 +117,6 @@ impl MemoryPlan {
             }
         };
         let slice = (settings.seq_len > TOKENS_PER_SLICE).then_some(TOKENS_PER_SLICE);
-        // What experts add is gathered on the host.
-        let may_reside = is_gpu && stages().all(|stage| stage.experts.is_empty());
         // Running a stage twice costs more time than smaller batches; copies to and from a GPU, by arithmetic, cost the most.
         [
             (true, largest, false, None),
@@ -132,7 +131,7 @@ impl MemoryPlan {
             (false, smallest, true, slice),
         ]
         .into_iter()
-        .filter(|&(resident, ..)| may_reside || !resident)
+        .filter(|&(resident, ..)| is_gpu || !resident)
         .map(|(resident, batch_size, recompute, slice)| {
             plan(resident, batch_size.min(windows), recompute, slice)
         })
@@ -226,6 +225,24 @@ pub(super) fn slot_width(model: &Model, recompute: bool) -> usize {
         }
     }
     widest
+}
+
+/// Bytes of what the last linear of an expert reads of the tokens that calibrate it, as if twice as many were routed to it as to the
+/// mean one.
+fn routed_bytes(model: &Model, settings: &Settings, element: usize) -> usize {
+    let Some(config) = &model.config.experts else {
+        return 0;
+    };
+    let stages = model.layers.iter().flat_map(|layer| &layer.stages);
+    let widths = stages.flat_map(|stage| &stage.experts);
+    let widest = widths.map(|expert| expert.output.in_features).max();
+    let tokens = settings.num_samples * settings.seq_len;
+    let routed = if settings.moe_all_tokens {
+        tokens
+    } else {
+        tokens.min(2 * tokens * config.top_k / config.count)
+    };
+    routed * widest.unwrap_or(0) * element
 }
 
 /// Bytes of a stage's weights (two float32 copies while they are solved, on a GPU three, codes, as they run, and waiting to be

@@ -10,7 +10,7 @@ use crate::quant::{InputStats, InputSums};
 /// Tokens of a batch that calibrate an expert.
 pub struct Selection {
     batch: usize,
-    /// Places in `[B * T]`, int64 on the host: first those that were routed to the expert.
+    /// Places in `[B * T]`, int64 where the activations are: first those that were routed to the expert.
     tokens: Tensor,
     n_routed: i64,
 }
@@ -57,7 +57,8 @@ impl Activations<'_> {
                 .take_while(|place| own.contains(place))
                 .map(|place| (place - own.start) as i64)
                 .collect();
-            let chosen = others.f_index_select(0, &Tensor::f_from_slice(&chosen)?)?;
+            let chosen = Tensor::f_from_slice(&chosen)?.f_to_device(others.device())?;
+            let chosen = others.f_index_select(0, &chosen)?;
             selections.push(Selection {
                 batch,
                 n_routed: routed.size()[0],
@@ -102,7 +103,7 @@ impl Activations<'_> {
         self.finished(sums)
     }
 
-    /// What the last linear of an expert reads, through its first `linears`; on the host, of each selection.
+    /// What the last linear of an expert reads, through its first `linears`; of each selection, where the activations are.
     pub fn expert_activations(
         &self,
         block: &Block,
@@ -114,7 +115,8 @@ impl Activations<'_> {
         let activations = selections.iter().map(|selection| {
             let x = self.expert_input(block, stage, expert, selection)?;
             let activated = block.expert_activations(stage, expert, linears, &x)?;
-            Ok(activated.f_to_device(tch::Device::Cpu)?)
+            let home = self.batches[selection.batch].state().hidden.device();
+            Ok(activated.f_to_device(home)?)
         });
         activations.collect()
     }

@@ -153,6 +153,7 @@ impl LayerRun<'_> {
             }
             let factors = Tensor::f_from_slice(&scale)?.f_reciprocal()?;
             for activated in &mut activated {
+                let factors = factors.f_to_device(activated.device())?;
                 let _ = activated.f_mul_(&factors.f_to_kind(activated.kind())?)?;
             }
             stats = awq::scale_stats(stats, &scale)?;
