@@ -1,13 +1,13 @@
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::families::configurations;
-use crate::support::{Finished, TinyModel, json_file, nibble};
+use crate::support::{Finished, TinyModel, command, json_file, nibble};
 
 /// A run on `model`, with so many windows, into `output`.
 fn args<'a>(
@@ -28,12 +28,11 @@ fn args<'a>(
     [&common[..], &own].concat()
 }
 
-/// Starts a run and sends it `signal` as soon as a layer is finished; what it left, unless it was the faster one.
-fn interrupted(args: &[&str], output: &Path, signal: Signal) -> Option<Finished> {
+/// Starts a run into `output` and sends it `signal` as soon as a layer is finished; what it left, unless it was the faster one.
+pub fn interrupted(args: &[&str], output: &Path, signal: Signal) -> Option<Finished> {
     let name = output.file_name().unwrap().to_str().unwrap();
     let journal = output.with_file_name(format!(".{name}.partial/journal.jsonl"));
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nibble"));
-    let child = command.args(args).stderr(Stdio::piped()).spawn().unwrap();
+    let child = command(args).stderr(Stdio::piped()).spawn().unwrap();
     let pid = Pid::from_raw(child.id() as i32).unwrap();
     let waiting = std::thread::spawn(move || child.wait_with_output().unwrap());
     while !waiting.is_finished() {

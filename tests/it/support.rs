@@ -32,8 +32,13 @@ pub fn device() -> Option<Choice> {
     Some(device.parse().unwrap())
 }
 
-/// Runs the program on the device of [`device`], with the plain log of a pipe.
+/// Runs the program, with the plain log of a pipe.
 pub fn nibble<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Finished {
+    finished(command(args))
+}
+
+/// The program on the device of [`device`].
+pub fn command<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nibble"));
     let args: Vec<A> = args.into_iter().collect();
     command.args(&args);
@@ -47,7 +52,7 @@ pub fn nibble<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Finished {
             command.args(["--dtype", "float32"]);
         }
     }
-    finished(command)
+    command
 }
 
 /// Runs a program to its end.

@@ -4,9 +4,11 @@ use std::path::Path;
 
 use image::{Rgb, RgbImage};
 use nibble::model::Model;
+use rustix::process::Signal;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
+use crate::resume::interrupted;
 use crate::support::{Finished, TinyModel, evaluate, json_file, nibble};
 
 const SMALL: &[&str] = &[
@@ -220,6 +222,39 @@ impl Seeing {
             ]
             .concat(),
         )
+    }
+}
+
+/// Features for the first layers, images that layers attend to, and inputs of the tokens for each layer are made again.
+#[test]
+fn a_run_that_goes_on_sees_what_it_saw() {
+    for (name, config, shapes) in cases() {
+        if !["qwen3_vl", "mllama", "gemma4"].contains(&&name[..]) {
+            continue;
+        }
+        let seeing = Seeing::new(&name, &config, shapes);
+        // Enough to take its time.
+        let data = seeing.path("data.jsonl");
+        let lines = fs::read_to_string(&data).unwrap() + "\n";
+        fs::write(&data, lines.repeat(40)).unwrap();
+        let weights = |output: &str| fs::read(format!("{output}/model.safetensors")).unwrap();
+        let [whole, pieces] =
+            ["whole", "pieces"].map(|name| seeing.model.path(name).to_str().unwrap().to_owned());
+        let args = |output| {
+            let own = ["--gptq", "--overwrite", "--calib-data", &data];
+            let more = ["--num-samples", "200", "--output", output];
+            let dir = [seeing.model.path_str()];
+            [&SMALL[..4], &own, &more, &dir].concat()
+        };
+        let first = interrupted(&args(&pieces), Path::new(&pieces), Signal::KILL);
+        assert!(first.is_some(), "{name}: too fast");
+        for output in [&whole, &pieces] {
+            let run = nibble(args(output));
+            assert_eq!(run.code, 0, "{name}: {}", run.stderr);
+            let went_on = run.stderr.contains("layers are finished");
+            assert_eq!(went_on, output == &pieces, "{name}: {}", run.stderr);
+        }
+        assert!(weights(&whole) == weights(&pieces), "{name}");
     }
 }
 
