@@ -25,7 +25,7 @@ trap 'rm -rf "$work"' EXIT INT TERM
 
 tests=passed
 if command -v cargo >/dev/null; then
-    NIBBLE_TEST_DEVICE=cuda cargo test --release --locked --test it -- quantize:: smollm2:: experts:: devices:: ||
+    NIBBLE_TEST_DEVICE=cuda cargo test --release --locked --test it -- quantize:: smollm2:: experts:: resume:: devices:: ||
         tests=FAILED
 else
     tests="SKIPPED: no cargo"

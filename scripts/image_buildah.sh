@@ -64,6 +64,9 @@ run_buildah() {
   return $status
 }
 
+# Nobody else is this user.
+stop_buildah() { pkill -TERM --uid "$uid" -x nibble; }
+
 cleanup_buildah() {
   buildah rm --all >/dev/null 2>&1 || true
   [ -n "${IMAGE_STORAGE:-}" ] || buildah rmi --all --force >/dev/null 2>&1 || true

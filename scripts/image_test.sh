@@ -24,14 +24,17 @@ else
   prepare_buildah
 fi
 
-build_docker() { docker build --tag "nibble:$1" --target "$1" .; }
+# DOCKER_BUILD_OPTIONS, several words, are for engines whose builds need them, such as `--network host`.
+build_docker() { docker build ${DOCKER_BUILD_OPTIONS:-} --tag "nibble:$1" --target "$1" .; }
 size_docker() { docker image inspect --format '{{.Size}}' "nibble:$1"; }
 # run IMAGE MODELS ARGUMENT...: the image's entry point on a directory mounted at /models, as another user, without a network.
 run_docker() {
   local image=$1 models=$2
   shift 2
-  docker run --rm --network none --user "$uid:$uid" --volume "$models:/models" "nibble:$image" "$@"
+  docker run --rm --name nibble-image-test --network none --user "$uid:$uid" --volume "$models:/models" "nibble:$image" "$@"
 }
+# As a user stops what runs.
+stop_docker() { docker stop --time 60 nibble-image-test >/dev/null; }
 
 expect() {
   [ "$1" = "$2" ] || fail "$3: expected $2, found $1"
@@ -63,6 +66,20 @@ for image in $images; do
   expect "$status" 3 "status of an output that exists"
   status=0; "run_$engine" "$image" "$scratch/nothing" --quiet 2>"$scratch/said" || status=$?
   expect "$status" 3 "status without a model"
+  rm -r "$models"/*-*bit
+  # Stopped on the way, a run goes on where it was.
+  journal=$models/.GPTQ-8bit.partial/journal.jsonl
+  "run_$engine" "$image" "$models" --gptq --group-size 64 --num-samples 8 --seq-len 512 --quiet &
+  pid=$!
+  until [ -s "$journal" ]; do
+    kill -0 $pid || fail "the run that was to be stopped ended by itself"
+    sleep 0.1
+  done
+  "stop_$engine"
+  status=0; wait $pid || status=$?
+  expect "$status" 143 "status of a run that was stopped"
+  "run_$engine" "$image" "$models" --gptq --group-size 64 --num-samples 8 --seq-len 512 2>"$scratch/said"
+  grep -q "layers are finished" "$scratch/said" || fail "it did not go on: $(cat "$scratch/said")"
   rm -r "$models"/*-*bit
   chmod -R a-w "$models"
   status=0; "run_$engine" "$image" "$models" --gptq --group-size 64 --num-samples 8 --seq-len 512 --quiet 2>"$scratch/said" || status=$?

@@ -81,8 +81,14 @@ impl Writer {
                 file.set_len(shard.len)
             })?;
         }
-        let identity = Value::Object(identity.clone());
-        writer.write_file(IDENTITY, identity.to_string().as_bytes())?;
+        let identity = Value::Object(identity.clone()).to_string();
+        // On the disk before any step is, or else that would seem to be another run's.
+        writer.in_partial(IDENTITY, |path| {
+            let mut file = File::create_new(path)?;
+            file.write_all(identity.as_bytes())?;
+            file.sync_all()?;
+            File::open(&writer.partial.path)?.sync_all()
+        })?;
         Ok(writer)
     }
 

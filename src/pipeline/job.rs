@@ -15,11 +15,11 @@ use crate::calibration::Windows;
 use crate::checkpoint::Writer;
 use crate::cli::settings::Settings;
 use crate::device::monitor::Monitor;
-use crate::fault::{self, Fault, InputError};
+use crate::fault::{Fault, InputError};
 use crate::images::Processor;
 use crate::model::Compute;
 use crate::report::progress::Progress;
-use crate::report::{LinearReport, TowerReport, human_bytes};
+use crate::report::{LinearReport, TowerReport};
 use crate::sight;
 use crate::weights::ModelDir;
 
@@ -33,7 +33,7 @@ pub struct Job<'a> {
     /// Prepares their images, where the model sees.
     pub images: Option<&'a Processor>,
     /// What sets the run apart from others.
-    pub identity: Map<String, Value>,
+    pub identity: &'a Map<String, Value>,
 }
 
 /// What became of the model's tensors, which are all written.
@@ -49,7 +49,7 @@ pub struct Tensors {
 impl Job<'_> {
     /// Writes all tensors, but for those of layers that an interrupted run had finished.
     pub fn make(&self, plan: &Plan, times: &mut Times) -> Result<(Writer, Tensors)> {
-        let (writer, finished) = resume::open(self.settings, plan, &self.identity)?;
+        let (writer, finished) = resume::open(self.settings, plan, self.identity)?;
         let tensors = self.write(plan, &writer, finished, times);
         let tensors = tensors.inspect_err(|error| {
             if Fault::of(error) == Fault::Input {
@@ -226,90 +226,4 @@ fn write_outside_layers(writer: &Writer, source: &ModelDir, plan: &Plan) -> Resu
         writer.copy_tensor(checkpoint, name)?;
     }
     Ok(())
-}
-
-/// Calls `attempt` again and again while a GPU's memory runs out: each time with fewer bytes of it to plan with than it took the
-/// time before, which it says once it knows.
-///
-/// # Errors
-/// That of the last attempt; where no plan takes so little, of the one before.
-pub fn in_less_memory<T>(
-    mut attempt: impl FnMut(Option<u64>, &mut Option<u64>) -> Result<T>,
-) -> Result<T> {
-    let mut full = None;
-    let mut vram = None;
-    loop {
-        let mut planned = None;
-        let error = match attempt(vram, &mut planned) {
-            Ok(made) => return Ok(made),
-            Err(error) => error,
-        };
-        match planned {
-            None => return Err(full.unwrap_or(error)),
-            Some(planned) if planned > 0 && fault::is_full_gpu(&error) => {
-                tracing::warn!(
-                    "{}; trying again with a plan for less than {}",
-                    fault::first_line(&error),
-                    human_bytes(planned)
-                );
-                vram = Some(planned - 1);
-                full = Some(error);
-            }
-            Some(_) => return Err(error),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use anyhow::anyhow;
-    use tch::TchError;
-
-    use super::*;
-
-    /// What plans of 100, 50 and 10 bytes need, the first of which is not enough; the budgets that each attempt was given.
-    fn attempts(enough: u64, other_error: bool) -> (Result<u64>, Vec<Option<u64>>) {
-        let mut budgets = Vec::new();
-        let result = in_less_memory(|vram, planned| {
-            budgets.push(vram);
-            let fits = |&plan: &u64| vram.is_none_or(|vram| plan <= vram);
-            let plan = [100, 50, 10].into_iter().find(fits);
-            let plan = plan.ok_or_else(|| anyhow!("no plan"))?;
-            *planned = Some(plan);
-            if other_error {
-                return Err(anyhow!("other"));
-            }
-            if plan > enough {
-                let text = format!("CUDA out of memory. Tried {plan}\nException raised");
-                return Err(anyhow::Error::new(TchError::Torch(text)).context("layer 3"));
-            }
-            Ok(plan)
-        });
-        (result, budgets)
-    }
-
-    #[test]
-    fn a_gpu_that_is_full_is_tried_with_less() {
-        let (result, budgets) = attempts(60, false);
-        assert_eq!((result.unwrap(), budgets), (50, vec![None, Some(99)]));
-        let (result, budgets) = attempts(20, false);
-        assert_eq!(
-            (result.unwrap(), budgets),
-            (10, vec![None, Some(99), Some(49)])
-        );
-    }
-
-    #[test]
-    fn no_plan_for_less_and_other_errors_end_it() {
-        let (result, budgets) = attempts(5, false);
-        let message = fault::message(&result.unwrap_err());
-        assert!(
-            message.contains("CUDA out of memory. Tried 10; lower"),
-            "{message}"
-        );
-        assert_eq!(budgets.len(), 4);
-        let (result, budgets) = attempts(5, true);
-        assert_eq!(result.unwrap_err().to_string(), "other");
-        assert_eq!(budgets, [None]);
-    }
 }

@@ -11,6 +11,7 @@ mod floor;
 mod fold;
 mod job;
 mod layer;
+mod means;
 mod memory;
 mod outbox;
 mod plan;
@@ -28,7 +29,8 @@ use tch::Device;
 pub use plan::{EXPECTED_IMAGES, MEMORY_SHARE, Plan};
 pub use selection::open;
 
-use job::{Job, Tensors, in_less_memory};
+use job::{Job, Tensors};
+use means::{Means, attempt_with};
 use outbox::Outbox;
 
 use crate::calibration::{self, ChatTemplate, Reading, Tokenizer};
@@ -174,24 +176,35 @@ pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Re
     );
     let asked = settings_report(settings);
     let identity = resume::identity(&source, settings, &asked, &windows)?;
-    let job = Job {
-        settings,
-        source: &source,
-        compute,
-        monitor: &monitor,
-        windows: &windows,
-        images: data.processor.as_ref(),
-        identity,
+    let means = Means {
+        kind: compute.kind,
+        vram: None,
     };
     let mut first = Some(plan);
-    let (plan, (writer, tensors)) = in_less_memory(|vram, planned| {
-        let plan = match first.take() {
-            Some(plan) => plan,
-            None => Plan::new(&source, &settings.with_vram(vram), compute, expected_images)?,
+    let is_asked = settings.compute.kind.is_some();
+    let (compute, plan, (writer, tensors)) = attempt_with(means, is_asked, |means, planned| {
+        let compute = Compute {
+            kind: means.kind,
+            ..compute
+        };
+        let plan = if let Some(plan) = first.take() {
+            plan
+        } else {
+            let settings = settings.with_vram(means.vram.or(settings.vram));
+            Plan::new(&source, &settings, compute, expected_images)?
         };
         *planned = Some(plan.memory.on_gpu(compute.device));
+        let job = Job {
+            settings,
+            source: &source,
+            compute,
+            monitor: &monitor,
+            windows: &windows,
+            images: data.processor.as_ref(),
+            identity: &identity,
+        };
         let made = job.make(&plan, &mut times)?;
-        Ok((plan, made))
+        Ok((compute, plan, made))
     })?;
     let Tensors {
         tower,
@@ -208,7 +221,12 @@ pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Re
     let seconds = start.elapsed().as_secs_f64();
     // Before the rates are measured again, which would need more than many a run.
     let memory = monitor.finish();
-    let rates = rates.better(Rates::measure(compute.device, compute.kind)?);
+    let after = Rates::measure(compute.device, compute.kind)?;
+    let rates = if compute.kind == means.kind {
+        rates.better(after)
+    } else {
+        after
+    };
     let work = plan.work(&source, settings, windows.ids.len(), resumed_layers);
     if let Some(note) = &memory.note {
         tracing::warn!("{note}");

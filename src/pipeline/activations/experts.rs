@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use tch::{Kind, Tensor};
 
+use super::super::means::Overflow;
 use super::Activations;
 use crate::model::{Block, Linear, Slot, Stage};
 use crate::quant::{InputStats, InputSums};
@@ -183,9 +184,8 @@ impl Activations<'_> {
     }
 
     pub(super) fn finished(&self, sums: InputSums) -> Result<InputStats> {
-        sums.finish().with_context(|| {
-            let kind = self.compute.kind;
-            format!("the model overflows {kind:?}; try --dtype float32")
+        sums.finish().context(Overflow {
+            kind: self.compute.kind,
         })
     }
 }
