@@ -5,6 +5,7 @@
 
 mod header;
 mod index;
+mod journal;
 mod map;
 mod plan;
 mod reader;

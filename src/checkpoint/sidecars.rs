@@ -14,8 +14,8 @@ const EXCLUDED: [&str; 5] = [
     "config.json",
     "quantize_config.json",
     "quant_config.json",
-    super::writer::JOURNAL,
-    super::writer::IDENTITY,
+    super::journal::JOURNAL,
+    super::journal::IDENTITY,
 ];
 /// Weights in any format and their indexes.
 const EXCLUDED_ENDINGS: [&str; 11] = [

@@ -4,30 +4,25 @@
 //! Until [`Writer::finish`] everything lives in `.<name>.partial` beside the target.
 
 use std::{
-    collections::BTreeSet,
     fs::{self, File, OpenOptions},
-    io::{self, Write},
+    io,
     ops::Range,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::{
     Checkpoint, Error, TensorSpec,
     index::INDEX_FILE,
+    journal::{self, JOURNAL, Journal, Step},
     plan::{Place, Plan, Shard},
     sidecars,
     target::{Partial, Target},
 };
 
-/// One line per [`Writer::step_done`]; gone when the model is finished.
-pub const JOURNAL: &str = "journal.jsonl";
-/// What distinguishes the run from others; gone when the model is finished.
-pub const IDENTITY: &str = "run.json";
 /// Bytes that [`Writer::copy_tensor`] has in memory at a time.
 const COPY_CHUNK: usize = 16 << 20;
 
@@ -39,7 +34,7 @@ pub struct Writer {
     partial: Partial,
     target: Target,
     progress: Mutex<Progress>,
-    journal: Mutex<File>,
+    journal: Mutex<Journal>,
 }
 
 #[derive(Debug)]
@@ -71,8 +66,7 @@ impl Writer {
         let plan = Plan::new(specs, max_shard_bytes)?;
         let target = Target::new(target, overwrite)?;
         let partial = target.create_partial()?;
-        let journal_path = partial.path.join(JOURNAL);
-        let journal = File::create_new(&journal_path).map_err(Error::io(&journal_path))?;
+        let journal = Journal::create(&partial.path, identity)?;
         let writer = Self::new(plan, target, partial, journal);
         for shard in &writer.plan.shards {
             writer.in_partial(&shard.file, |path| {
@@ -81,14 +75,6 @@ impl Writer {
                 file.set_len(shard.len)
             })?;
         }
-        let identity = Value::Object(identity.clone()).to_string();
-        // On the disk before any step is, or else that would seem to be another run's.
-        writer.in_partial(IDENTITY, |path| {
-            let mut file = File::create_new(path)?;
-            file.write_all(identity.as_bytes())?;
-            file.sync_all()?;
-            File::open(&writer.partial.path)?.sync_all()
-        })?;
         Ok(writer)
     }
 
@@ -109,22 +95,19 @@ impl Writer {
         let Some(partial) = target.open_partial()? else {
             return Ok(None);
         };
-        let journal_path = partial.path.join(JOURNAL);
-        let (steps, len) = read_steps(&journal_path);
-        if steps.is_empty() {
+        let (Some(journal), steps) = Journal::open(&partial.path)? else {
             return Ok(None);
+        };
+        let mut differences = journal::differences(&partial.path, identity);
+        if differences.is_empty() && !fits(&partial.path, &steps, &plan) {
+            differences.push("files".to_owned());
         }
-        let differences = differences(&partial.path, &steps, &plan, identity);
         if !differences.is_empty() {
             return Err(Error::OtherRun {
                 partial: partial.path.clone(),
                 differences,
             });
         }
-        let journal = OpenOptions::new().append(true).open(&journal_path);
-        let journal = journal.map_err(Error::io(&journal_path))?;
-        // Without the line that the other run may have been writing when it ended.
-        (journal.set_len(len)).map_err(Error::io(&journal_path))?;
         let writer = Self::new(plan, target, partial, journal);
         let mut records = Vec::new();
         for step in steps {
@@ -136,7 +119,7 @@ impl Writer {
         Ok(Some((writer, records)))
     }
 
-    fn new(plan: Plan, target: Target, partial: Partial, journal: File) -> Self {
+    fn new(plan: Plan, target: Target, partial: Partial, journal: Journal) -> Self {
         Self {
             progress: Mutex::new(Progress {
                 written: vec![false; plan.places.len()],
@@ -231,12 +214,8 @@ impl Writer {
             record: record.clone(),
             tensors: places.iter().map(|place| place.name.clone()).collect(),
         };
-        let line = format!("{}\n", json!(step));
         let mut journal = lock(&self.journal);
-        self.in_partial(JOURNAL, |_| {
-            journal.write_all(line.as_bytes())?;
-            journal.sync_data()
-        })?;
+        self.in_partial(JOURNAL, |_| journal.add(&step))?;
         self.partial.keep(true);
         Ok(())
     }
@@ -281,8 +260,8 @@ impl Writer {
         if let Some(index) = self.plan.index() {
             self.write_file(INDEX_FILE, index.to_json(self.plan.total_bytes).as_bytes())?;
         }
-        for file in [JOURNAL, IDENTITY] {
-            self.in_partial(file, |path| fs::remove_file(path))?;
+        for file in Journal::files(&self.partial.path) {
+            fs::remove_file(&file).map_err(Error::io(&file))?;
         }
         self.target.install(&self.partial)?;
         Ok(self.target.path)
@@ -305,57 +284,18 @@ impl Writer {
     }
 }
 
-/// A line of the journal.
-#[derive(Serialize, Deserialize)]
-struct Step {
-    record: Value,
-    /// Names of those that are final.
-    tensors: Vec<String>,
-}
-
-/// The lines of a journal up to the first that is not whole, and their bytes; none where it cannot be read.
-fn read_steps(path: &Path) -> (Vec<Step>, u64) {
-    let text = fs::read(path).unwrap_or_default();
-    let mut steps = Vec::new();
-    let mut len = 0;
-    for line in text.split_inclusive(|&byte| byte == b'\n') {
-        match serde_json::from_slice(line) {
-            Ok(step) if line.ends_with(b"\n") => steps.push(step),
-            _ => break,
-        }
-        len += line.len() as u64;
-    }
-    (steps, len)
-}
-
-/// What sets the run that left `partial` and these `steps` apart from the one of this `identity` and `plan`.
-fn differences(
-    partial: &Path,
-    steps: &[Step],
-    plan: &Plan,
-    identity: &Map<String, Value>,
-) -> Vec<String> {
-    let found = fs::read(partial.join(IDENTITY)).unwrap_or_default();
-    let found: Map<String, Value> = serde_json::from_slice(&found).unwrap_or_default();
-    let keys: BTreeSet<&String> = found.keys().chain(identity.keys()).collect();
-    let differs = |key: &&String| found.get(*key) != identity.get(*key);
-    let mut differences: Vec<String> = keys.into_iter().filter(differs).cloned().collect();
+/// Whether the shards in `dir` are as planned, and the tensors of `steps` among them.
+fn fits(dir: &Path, steps: &[Step], plan: &Plan) -> bool {
     let is_as_planned = |shard: &Shard| -> io::Result<bool> {
-        let file = File::open(partial.join(&shard.file))?;
+        let file = File::open(dir.join(&shard.file))?;
         let mut header = vec![0; shard.header.len()];
         file.read_exact_at(&mut header, 0)?;
         Ok(header == shard.header && file.metadata()?.len() == shard.len)
     };
-    let fits = || {
-        let mut tensors = steps.iter().flat_map(|step| &step.tensors);
-        let mut shards = plan.shards.iter();
-        tensors.all(|name| plan.find(name).is_some())
-            && shards.all(|shard| is_as_planned(shard).unwrap_or(false))
-    };
-    if differences.is_empty() && !fits() {
-        differences.push("files".to_owned());
-    }
-    differences
+    let mut tensors = steps.iter().flat_map(|step| &step.tensors);
+    let mut shards = plan.shards.iter();
+    tensors.all(|name| plan.find(name).is_some())
+        && shards.all(|shard| is_as_planned(shard).unwrap_or(false))
 }
 
 /// A panic while the lock was held left nothing half done.
@@ -370,6 +310,7 @@ mod tests {
 
     use proptest::{collection, prelude::*, sample};
     use safetensors::{Dtype, SafeTensors};
+    use serde_json::json;
     use tempfile::TempDir;
 
     use super::*;
