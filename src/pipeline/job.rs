@@ -117,33 +117,30 @@ impl Job<'_> {
             .into_iter()
             .flat_map(|layer| layer.linears)
             .collect();
-        if n_finished == n_layers {
-            return Ok(reports);
-        }
-        let mut activations = self.embed(plan, times)?;
-        let written = if n_finished > 0 {
+        if n_finished > 0 {
             tracing::info!(
                 "going on with {}: {n_finished} of {n_layers} layers are finished",
                 writer.partial().display()
             );
-            Some(Written::open(writer, self.source, self.settings, plan)?)
-        } else {
-            None
-        };
+        }
+        if n_finished == n_layers {
+            return Ok(reports);
+        }
+        let mut activations = self.embed(plan, times)?;
         let n_stages = model.layers.iter().map(|layer| layer.stages.len());
         let n_stages = n_stages.max().unwrap_or(0);
         let mut progress = Progress::new(n_layers, n_stages, self.monitor.live());
-        for layer in 0..n_layers {
-            if let Some(written) = &written
-                && layer < n_finished
-            {
+        if n_finished > 0 {
+            let written = Written::open(writer, self.source, self.settings, plan)?;
+            for layer in 0..n_finished {
                 self.monitor.enter(format!("layer {layer}, as written"));
                 (times.forward)
                     .time(|| written.run_layer(run, &mut activations, layer))
                     .with_context(|| format!("layer {layer}, as it was written"))?;
                 progress.layer_skipped();
-                continue;
             }
+        }
+        for layer in n_finished..n_layers {
             let done = LayerRun::load(run, layer)?.quantize(
                 &mut activations,
                 times,

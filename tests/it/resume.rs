@@ -186,3 +186,22 @@ fn a_run_with_other_settings_neither_goes_on_nor_destroys_it() {
     assert_eq!(report(&model, "pieces")["settings"]["bits"], 3);
     assert!(!model.path(".pieces.partial").exists());
 }
+
+#[test]
+fn a_run_that_failed_behind_its_last_layer_only_ends() {
+    let model = TinyModel::new("llama");
+    let [whole, pieces] = ["whole", "pieces"].map(|output| model.path(output));
+    let run = |output: &Path| nibble(args(&model, "--awq", "8", output.to_str().unwrap()));
+    assert_eq!(run(&whole).code, 0);
+    // A file to be copied, whose target was removed from a cache.
+    let broken = model.path("vocab.json");
+    std::os::unix::fs::symlink("nowhere", &broken).unwrap();
+    let failed = run(&pieces);
+    assert_ne!(failed.code, 0);
+    assert!(failed.stderr.contains("vocab.json"), "{}", failed.stderr);
+    fs::remove_file(broken).unwrap();
+    let ended = run(&pieces);
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    assert_eq!(report(&model, "pieces")["resumed_layers"], 2);
+    assert!(weights(&model, "whole") == weights(&model, "pieces"));
+}
