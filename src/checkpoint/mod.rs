@@ -22,6 +22,7 @@ use safetensors::Dtype;
 
 pub use plan::TensorSpec;
 pub use reader::{Checkpoint, TensorInfo};
+pub use target::unfinished_bytes;
 pub use writer::Writer;
 
 /// What can be wrong with a model directory, read or written.

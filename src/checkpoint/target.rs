@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Write},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process,
     sync::atomic::{AtomicBool, Ordering},
@@ -199,6 +200,18 @@ impl Drop for Partial {
     }
 }
 
+/// Bytes on the disk of what an unfinished run left for a directory at `path`: the next run goes on with them or gives them back.
+pub fn unfinished_bytes(path: &Path) -> u64 {
+    let Some(name) = path.file_name() else {
+        return 0;
+    };
+    let partial = path.with_file_name(format!(".{}.partial", name.to_string_lossy()));
+    let files = entries(&partial).unwrap_or_default();
+    let files = files.iter().filter_map(|file| file.metadata().ok());
+    // The kernel's unit; what is planned and not yet written takes none.
+    files.map(|metadata| metadata.blocks() * 512).sum()
+}
+
 /// Whether anything has this name, a dangling link included.
 fn is_there(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
@@ -386,6 +399,9 @@ mod tests {
         let partial = target.open_partial().unwrap().unwrap();
         assert_eq!(ls(&partial.path), [LOCK_FILE, "model.safetensors"]);
         drop(partial);
+        let bytes = unfinished_bytes(&path);
+        assert!((1..1 << 20).contains(&bytes), "{bytes}");
+        assert_eq!(unfinished_bytes(&dir.path().join("other")), 0);
         assert_eq!(ls(dir.path()), [".out.partial"]);
     }
 

@@ -11,7 +11,7 @@ use tch::Device;
 use super::floor::Work;
 use super::memory::{Budget, MemoryPlan};
 use super::tower::Tower;
-use crate::checkpoint::TensorSpec;
+use crate::checkpoint::{self, TensorSpec};
 use crate::cli::settings::Settings;
 use crate::device;
 use crate::device::rates::Rates;
@@ -177,20 +177,24 @@ impl Plan {
         })
     }
 
-    /// Fails where the file system of `output` has less room than the result takes.
+    /// Fails where the file system of `output` has less room than the result takes. What an unfinished run left there counts as free.
     pub fn check_disk(&self, output: &Path) -> Result<(), ResourceError> {
-        match device::memory::free_disk_bytes(output) {
-            Some((directory, free)) if free < self.output_bytes => Err(ResourceError {
-                problem: format!(
-                    "{}: the result takes {}, {} are free",
-                    directory.display(),
-                    human_bytes(self.output_bytes),
-                    human_bytes(free)
-                ),
-                remedy: "free some, or choose another --output",
-            }),
-            _ => Ok(()),
+        let Some((directory, free)) = device::memory::free_disk_bytes(output) else {
+            return Ok(());
+        };
+        let free = free + checkpoint::unfinished_bytes(output);
+        if free >= self.output_bytes {
+            return Ok(());
         }
+        Err(ResourceError {
+            problem: format!(
+                "{}: the result takes {}, {} are free",
+                directory.display(),
+                human_bytes(self.output_bytes),
+                human_bytes(free)
+            ),
+            remedy: "free some, or choose another --output",
+        })
     }
 
     /// The least that the run has to do on `n_windows` windows, behind the layers that are finished.
