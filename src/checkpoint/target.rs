@@ -49,10 +49,7 @@ impl Target {
     /// # Errors
     /// [`Error::Busy`] if another process writes there; any of the file system.
     pub fn create_partial(&self) -> Result<Partial, Error> {
-        if let Some(left) = self.open_partial()? {
-            tracing::warn!(path = %left.path.display(), "removing what an interrupted run left");
-            fs::remove_dir_all(&left.path).map_err(Error::io(&left.path))?;
-        }
+        self.remove_partial()?;
         let path = self.sibling("partial");
         fs::create_dir_all(&self.parent).map_err(Error::first_write(&self.parent))?;
         fs::create_dir(&path).map_err(Error::first_write(&self.parent))?;
@@ -67,6 +64,18 @@ impl Target {
         let path = self.sibling("partial");
         let exists = path.is_dir();
         exists.then(|| Partial::lock(path, true)).transpose()
+    }
+
+    /// Removes what an earlier process left unfinished.
+    ///
+    /// # Errors
+    /// Those of [`Self::open_partial`].
+    pub fn remove_partial(&self) -> Result<(), Error> {
+        if let Some(left) = self.open_partial()? {
+            tracing::warn!(path = %left.path.display(), "removing what an interrupted run left");
+            fs::remove_dir_all(&left.path).map_err(Error::io(&left.path))?;
+        }
+        Ok(())
     }
 
     /// Brings `partial` to the disk and renames it to the target.
@@ -136,7 +145,7 @@ impl Target {
     }
 
     fn sibling(&self, ending: &str) -> PathBuf {
-        self.parent.join(format!(".{}.{ending}", self.name))
+        self.parent.join(hidden(&self.name, ending))
     }
 }
 
@@ -200,12 +209,17 @@ impl Drop for Partial {
     }
 }
 
+/// What stands beside a target of this name for a while.
+fn hidden(name: &str, ending: &str) -> String {
+    format!(".{name}.{ending}")
+}
+
 /// Bytes on the disk of what an unfinished run left for a directory at `path`: the next run goes on with them or gives them back.
 pub fn unfinished_bytes(path: &Path) -> u64 {
     let Some(name) = path.file_name() else {
         return 0;
     };
-    let partial = path.with_file_name(format!(".{}.partial", name.to_string_lossy()));
+    let partial = path.with_file_name(hidden(&name.to_string_lossy(), "partial"));
     let files = entries(&partial).unwrap_or_default();
     let files = files.iter().filter_map(|file| file.metadata().ok());
     // The kernel's unit; what is planned and not yet written takes none.

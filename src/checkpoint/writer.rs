@@ -27,7 +27,7 @@ use super::{
 const COPY_CHUNK: usize = 16 << 20;
 
 /// An output checkpoint in the making. Dropped unfinished, it removes what it wrote, unless a step of it is done: then what is
-/// there stays, for [`Writer::resume`].
+/// there stays, for [`Writer::open`].
 #[derive(Debug)]
 pub struct Writer {
     plan: Plan,
@@ -46,25 +46,30 @@ struct Progress {
 }
 
 impl Writer {
-    /// Plans the shards of `specs`, in their order and of at most `max_shard_bytes` (larger tensors stand alone), and
-    /// creates them with their headers in `.<name>.partial` beside `target`.
+    /// Plans the shards of `specs`, in their order and of at most `max_shard_bytes` (larger tensors stand alone). Where an interrupted
+    /// run of the same `identity`, an object with all that sets it apart from others, had done a step at least, takes up what it left in
+    /// `.<name>.partial` beside `target`, and returns the records of its steps; else creates the shards with their headers there.
     ///
-    /// What another process left there is removed. With `overwrite`, a model at `target` stays until
-    /// [`Self::finish`]. `identity` is an object with all that sets the run apart from others. Panics if `specs` is empty or names
-    /// a tensor twice.
+    /// With `overwrite`, a model at `target` stays until [`Self::finish`]. Panics if `specs` is empty or names a tensor twice.
     ///
     /// # Errors
     /// [`Error::TargetExists`] without `overwrite`; [`Error::TargetNotAModel`] with it, where `target` holds neither
-    /// a `config.json` nor nothing; [`Error::Busy`] if another process writes there; any file system error.
-    pub fn create(
+    /// a `config.json` nor nothing; [`Error::Busy`] if another process writes there; [`Error::OtherRun`] if another run had done a
+    /// step; any file system error.
+    pub fn open(
         target: &Path,
         specs: Vec<TensorSpec>,
         max_shard_bytes: u64,
         overwrite: bool,
         identity: &Map<String, Value>,
-    ) -> Result<Self, Error> {
+    ) -> Result<(Self, Vec<Value>), Error> {
         let plan = Plan::new(specs, max_shard_bytes)?;
         let target = Target::new(target, overwrite)?;
+        if let Some(partial) = target.open_partial()?
+            && let (Some(journal), steps) = Journal::open(&partial.path)?
+        {
+            return Self::resume(plan, target, partial, identity, journal, steps);
+        }
         let partial = target.create_partial()?;
         let journal = Journal::create(&partial.path, identity)?;
         let writer = Self::new(plan, target, partial, journal);
@@ -75,29 +80,18 @@ impl Writer {
                 file.set_len(shard.len)
             })?;
         }
-        Ok(writer)
+        Ok((writer, Vec::new()))
     }
 
-    /// Takes up what an interrupted run of the same `identity` left, where it had done a step at least; also returns the records of
-    /// its steps.
-    ///
-    /// # Errors
-    /// [`Error::OtherRun`] if the run that left it was another one; those of [`Self::create`].
-    pub fn resume(
-        target: &Path,
-        specs: Vec<TensorSpec>,
-        max_shard_bytes: u64,
-        overwrite: bool,
+    /// Goes on behind `steps`, if the run of `partial` is the one of this `identity`.
+    fn resume(
+        plan: Plan,
+        target: Target,
+        partial: Partial,
         identity: &Map<String, Value>,
-    ) -> Result<Option<(Self, Vec<Value>)>, Error> {
-        let plan = Plan::new(specs, max_shard_bytes)?;
-        let target = Target::new(target, overwrite)?;
-        let Some(partial) = target.open_partial()? else {
-            return Ok(None);
-        };
-        let (Some(journal), steps) = Journal::open(&partial.path)? else {
-            return Ok(None);
-        };
+        journal: Journal,
+        steps: Vec<Step>,
+    ) -> Result<(Self, Vec<Value>), Error> {
         let mut differences = journal::differences(&partial.path, identity);
         if differences.is_empty() && !fits(&partial.path, &steps, &plan) {
             differences.push("files".to_owned());
@@ -116,7 +110,15 @@ impl Writer {
             }
             records.push(step.record);
         }
-        Ok(Some((writer, records)))
+        Ok((writer, records))
+    }
+
+    /// Removes what an unfinished run left for `target`.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`], but for [`Error::OtherRun`].
+    pub fn remove_unfinished(target: &Path, overwrite: bool) -> Result<(), Error> {
+        Target::new(target, overwrite)?.remove_partial()
     }
 
     fn new(plan: Plan, target: Target, partial: Partial, journal: Journal) -> Self {
@@ -356,6 +358,19 @@ mod tests {
         names
     }
 
+    /// A writer behind which no step is done.
+    fn create(
+        target: &Path,
+        specs: Vec<TensorSpec>,
+        max_shard_bytes: u64,
+        overwrite: bool,
+        identity: &Map<String, Value>,
+    ) -> Result<Writer, Error> {
+        let (writer, records) = Writer::open(target, specs, max_shard_bytes, overwrite, identity)?;
+        assert!(records.is_empty());
+        Ok(writer)
+    }
+
     fn temp() -> (TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("out");
@@ -365,7 +380,7 @@ mod tests {
     #[test]
     fn one_shard_needs_no_index() {
         let (dir, target) = temp();
-        let writer = Writer::create(&target, specs(), 1000, false, &Map::new()).unwrap();
+        let writer = create(&target, specs(), 1000, false, &Map::new()).unwrap();
         assert_eq!((writer.total_bytes(), writer.plan.shards.len()), (11, 1));
         write_all(&writer);
         writer.write_file("config.json", b"{}").unwrap();
@@ -383,7 +398,7 @@ mod tests {
     #[test]
     fn several_shards_have_an_index() {
         let (_dir, target) = temp();
-        let writer = Writer::create(&target, specs(), 8, false, &Map::new()).unwrap();
+        let writer = create(&target, specs(), 8, false, &Map::new()).unwrap();
         write_all(&writer);
         writer.finish().unwrap();
         let names = [
@@ -401,7 +416,7 @@ mod tests {
     #[test]
     fn the_target_appears_only_when_finished() {
         let (dir, target) = temp();
-        let writer = Writer::create(&target, specs(), 8, false, &Map::new()).unwrap();
+        let writer = create(&target, specs(), 8, false, &Map::new()).unwrap();
         write_all(&writer);
         assert_eq!(ls(dir.path()), [".out.partial"]);
         drop(writer);
@@ -411,7 +426,7 @@ mod tests {
     #[test]
     fn missing_tensors_are_an_error() {
         let (dir, target) = temp();
-        let writer = Writer::create(&target, specs(), 8, false, &Map::new()).unwrap();
+        let writer = create(&target, specs(), 8, false, &Map::new()).unwrap();
         writer.write("b", &[1, 2, 3]).unwrap();
         let error = writer.finish().unwrap_err();
         assert!(
@@ -430,7 +445,7 @@ mod tests {
 
     /// A run of this identity that did one step, wrote a tensor more and ended there.
     fn interrupted(target: &Path) {
-        let writer = Writer::create(target, specs(), 8, false, &identity(4)).unwrap();
+        let writer = create(target, specs(), 8, false, &identity(4)).unwrap();
         writer.write("b", &[1, 2, 3]).unwrap();
         writer.step_done(&json!({ "layer": 0 })).unwrap();
         writer.write("a", &[9; 8]).unwrap();
@@ -456,7 +471,7 @@ mod tests {
         torn.extend(&torn.clone()[..whole - 1]);
         fs::write(&journal, torn).unwrap();
         for _ in 0..2 {
-            let found = Writer::resume(&target, specs(), 8, false, &identity(4)).unwrap();
+            let found = Writer::open(&target, specs(), 8, false, &identity(4));
             let (writer, records) = found.unwrap();
             assert_eq!(records, [json!({ "layer": 0 })]);
             assert_eq!(fs::read(&journal).unwrap().len(), whole);
@@ -467,7 +482,7 @@ mod tests {
                 "{error}"
             );
         }
-        let found = Writer::resume(&target, specs(), 8, false, &identity(4)).unwrap();
+        let found = Writer::open(&target, specs(), 8, false, &identity(4));
         let (writer, _) = found.unwrap();
         writer.write("a", &[4; 8]).unwrap();
         writer.step_done(&json!({ "layer": 1 })).unwrap();
@@ -489,16 +504,16 @@ mod tests {
             (specs(), 1000, 4, "with other files;"),
             (other(), 8, 4, "with other files;"),
         ] {
-            let found = Writer::resume(&target, specs, max_shard_bytes, false, &identity(bits));
+            let found = Writer::open(&target, specs, max_shard_bytes, false, &identity(bits));
             let error = found.unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
         assert_eq!(ls(dir.path()), [".out.partial"]);
-        // A fresh start removes it.
-        drop(Writer::create(&target, specs(), 8, false, &identity(3)).unwrap());
+        // A fresh start is another's to make.
+        Writer::remove_unfinished(&target, false).unwrap();
         assert!(ls(dir.path()).is_empty());
-        let found = Writer::resume(&target, specs(), 8, false, &identity(3)).unwrap();
-        assert!(found.is_none());
+        drop(create(&target, specs(), 8, false, &identity(3)).unwrap());
+        assert!(ls(dir.path()).is_empty());
     }
 
     #[test]
@@ -509,12 +524,12 @@ mod tests {
         let len = 2 * COPY_CHUNK + 12345;
         let bytes: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();
         let specs = || vec![spec("none", Dtype::F32, &[0]), spec("t", Dtype::U8, &[len])];
-        let writer = Writer::create(&source, specs(), u64::MAX, false, &Map::new()).unwrap();
+        let writer = create(&source, specs(), u64::MAX, false, &Map::new()).unwrap();
         writer.write("none", &[]).unwrap();
         writer.write("t", &bytes).unwrap();
         writer.finish().unwrap();
         let checkpoint = Checkpoint::open(&source).unwrap();
-        let writer = Writer::create(&target, specs(), 5, false, &Map::new()).unwrap();
+        let writer = create(&target, specs(), 5, false, &Map::new()).unwrap();
         writer.copy_tensor(&checkpoint, "none").unwrap();
         writer.copy_tensor(&checkpoint, "t").unwrap();
         writer.finish().unwrap();
@@ -524,7 +539,7 @@ mod tests {
     /// Whether `misuse` of a writer panics, which only a bug of ours can cause.
     fn panics(misuse: impl FnOnce(&Writer)) -> bool {
         let (_dir, target) = temp();
-        let writer = Writer::create(&target, specs(), 1000, false, &Map::new()).unwrap();
+        let writer = create(&target, specs(), 1000, false, &Map::new()).unwrap();
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| misuse(&writer))).is_err()
     }
 
@@ -563,7 +578,7 @@ mod tests {
                 })
                 .collect();
             let (_dir, target) = temp();
-            let writer = Writer::create(&target, specs.clone(), max_shard_bytes, false, &Map::new()).unwrap();
+            let writer = create(&target, specs.clone(), max_shard_bytes, false, &Map::new()).unwrap();
             std::thread::scope(|scope| {
                 let (even, odd): (Vec<_>, Vec<_>) = contents.iter().enumerate().partition(|(i, _)| i % 2 == 0);
                 for half in [even, odd] {

@@ -16,6 +16,8 @@ pub fn bench(args: QuantizeArgs, start: Instant) -> Result<()> {
         ..Settings::resolve(args)?
     };
     let report = pipeline::quantize(&settings, std::env::args().collect(), start);
-    std::fs::remove_dir_all(&directory).with_context(|| directory.display().to_string())?;
-    Ok(super::print(&report?.floor_table())?)
+    let removed = std::fs::remove_dir_all(&directory);
+    let report = report?;
+    removed.with_context(|| directory.display().to_string())?;
+    Ok(super::print(&report.floor_table())?)
 }

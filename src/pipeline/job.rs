@@ -10,7 +10,7 @@ use super::layer::LayerRun;
 use super::outbox::Outbox;
 use super::resume::{self, Finished, Written};
 use super::tower::AsWritten;
-use super::{Plan, Run, Times};
+use super::{Plan, Times};
 use crate::calibration::Windows;
 use crate::checkpoint::Writer;
 use crate::cli::settings::Settings;
@@ -84,14 +84,7 @@ impl Job<'_> {
             })?
         };
         let (linears, written_beside) = Outbox::with(writer, self.settings.format, |outbox| {
-            let run = Run {
-                settings: self.settings,
-                source: self.source,
-                compute: self.compute,
-                outbox,
-                monitor: self.monitor,
-            };
-            self.write_layers(&run, plan, writer, finished, tower.as_ref(), times)
+            self.write_layers(outbox, plan, writer, finished, tower.as_ref(), times)
         })?;
         Ok(Tensors {
             tower,
@@ -104,7 +97,7 @@ impl Job<'_> {
     /// Embeds the windows and takes them through all layers: those that are `finished` as they were written.
     fn write_layers(
         &self,
-        run: &Run<'_>,
+        outbox: &Outbox,
         plan: &Plan,
         writer: &Writer,
         finished: Vec<Finished>,
@@ -135,13 +128,13 @@ impl Job<'_> {
             for layer in 0..n_finished {
                 self.monitor.enter(format!("layer {layer}, as written"));
                 (times.forward)
-                    .time(|| written.run_layer(run, &mut activations, layer))
+                    .time(|| written.run_layer(self, &mut activations, layer))
                     .with_context(|| format!("layer {layer}, as it was written"))?;
                 progress.layer_skipped();
             }
         }
         for layer in n_finished..n_layers {
-            let done = LayerRun::load(run, layer)?.quantize(
+            let done = LayerRun::load(self, outbox, layer)?.quantize(
                 &mut activations,
                 times,
                 |stage, linears, tokens_per_second| {
@@ -165,7 +158,7 @@ impl Job<'_> {
                 linears: done,
                 tower: tower.cloned(),
             };
-            run.outbox.settled(serde_json::to_value(&finished)?)?;
+            outbox.settled(serde_json::to_value(&finished)?)?;
             reports.extend(finished.linears);
         }
         Ok(reports)

@@ -7,10 +7,12 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use tch::Tensor;
 
+use super::Times;
 use super::activations::Activations;
 use super::fold::{FoldProof, divide_norm};
+use super::job::Job;
+use super::outbox::Outbox;
 use super::solve::{self, CLIP, FloatLinear, ScaleFound, Solved, SolvedWeight};
-use super::{Run, Times};
 use crate::cli::settings::Solver;
 use crate::fault::InputError;
 use crate::model::{Block, Fold, LayerPlan, Linear, LinearPlan, Stage, StageInput, Stored};
@@ -19,7 +21,8 @@ use crate::report::LinearReport;
 
 /// The layer being quantized: its small float tensors, and the codes that a later stage may still rescale.
 pub struct LayerRun<'a> {
-    run: &'a Run<'a>,
+    job: &'a Job<'a>,
+    outbox: &'a Outbox,
     layer: usize,
     plan: &'a LayerPlan,
     /// Its norms hold what will be stored.
@@ -35,8 +38,8 @@ pub struct LayerRun<'a> {
 
 impl<'a> LayerRun<'a> {
     /// Loads the layer's norms and biases.
-    pub fn load(run: &'a Run<'a>, layer: usize) -> Result<Self> {
-        let (model, source) = (&run.source.model, run.source);
+    pub fn load(job: &'a Job<'a>, outbox: &'a Outbox, layer: usize) -> Result<Self> {
+        let (model, source) = (&job.source.model, job.source);
         let plan = &model.layers[layer];
         let mut biases = Vec::new();
         for linear in plan.linears() {
@@ -45,10 +48,11 @@ impl<'a> LayerRun<'a> {
             }
         }
         Ok(Self {
-            run,
+            job,
+            outbox,
             layer,
             plan,
-            block: Block::load(model, source, run.compute, layer)?,
+            block: Block::load(model, source, job.compute, layer)?,
             biases,
             expert_scale: None,
             pending: Vec::new(),
@@ -63,21 +67,21 @@ impl<'a> LayerRun<'a> {
         mut stage_done: impl FnMut(&Stage, &[LinearReport], f64),
     ) -> Result<Vec<LinearReport>> {
         let mut reports = Vec::new();
-        let folds = self.run.settings.solver.folds();
-        let model = &self.run.source.model;
-        activations.enter_layer(self.run.source, self.layer)?;
+        let folds = self.job.settings.solver.folds();
+        let model = &self.job.source.model;
+        activations.enter_layer(self.job.source, self.layer)?;
         let probe = if folds {
             activations.probe(&self.block)?
         } else {
             None
         };
-        let source = self.run.source;
+        let source = self.job.source;
         let mut proof = probe
             .map(|(state, places)| FoldProof::new(model, source, self.layer, &state, places))
             .transpose()?;
         for (index, stage) in self.plan.stages.iter().enumerate() {
             let start = Instant::now();
-            let monitor = self.run.monitor;
+            let monitor = self.job.monitor;
             monitor.enter(format!("layer {}, {}", self.layer, stage.name));
             self.prefetch(index);
             // Nothing reads what the last stage of all would make.
@@ -119,7 +123,7 @@ impl<'a> LayerRun<'a> {
         proof: Option<&mut FoldProof<'a>>,
         advance: bool,
     ) -> Result<Vec<LinearReport>> {
-        let folds = self.run.settings.solver.folds();
+        let folds = self.job.settings.solver.folds();
         let mut reports = Vec::new();
         let mut running = Vec::new();
         let load = || stage.linears.iter().map(|linear| self.load_linear(linear));
@@ -205,23 +209,21 @@ impl<'a> LayerRun<'a> {
     /// Sends a linear's weight to be written as it is stored.
     fn write(&self, linear: &LinearPlan, weight: SolvedWeight) -> Result<()> {
         match weight {
-            SolvedWeight::Codes(quantized) => {
-                (self.run.outbox).linear(linear.name.clone(), quantized)
-            }
+            SolvedWeight::Codes(quantized) => self.outbox.linear(linear.name.clone(), quantized),
             SolvedWeight::Float(weight) => {
                 let stored = match linear.stored {
                     Stored::Transposed => weight.f_tr()?.f_contiguous()?,
                     Stored::Own | Stored::Stacked(_) => weight,
                 };
                 let values = crate::tensor::to_f32(&stored)?;
-                (self.run.outbox).float16(linear.weight_name(), values)
+                self.outbox.float16(linear.weight_name(), values)
             }
         }
     }
 
     /// A linear's float weight, checked for NaN and infinity.
     fn load_linear(&self, linear: &LinearPlan) -> Result<FloatLinear> {
-        let source = self.run.source;
+        let source = self.job.source;
         let weight = linear.weight(source)?.f_to_kind(tch::Kind::Float)?;
         let bad = weight.f_isfinite()?.f_logical_not()?;
         let bad = bad.f_sum(tch::Kind::Int64)?.f_int64_value(&[])?;
@@ -247,8 +249,8 @@ impl<'a> LayerRun<'a> {
         stats: InputStats,
         found: &ScaleFound,
     ) -> Result<Vec<Solved>> {
-        let scheme = self.run.settings.scheme;
-        solve::all_but_float(linears, |linears| match &self.run.settings.solver {
+        let scheme = self.job.settings.scheme;
+        solve::all_but_float(linears, |linears| match &self.job.settings.solver {
             Solver::Rtn => solve::rtn(&linears, &stats, scheme),
             Solver::Gptq(settings) => solve::gptq(linears, stats, scheme, settings),
             Solver::Awq => solve::awq(&linears, &stats, found, 0.0, scheme),
@@ -264,7 +266,7 @@ impl<'a> LayerRun<'a> {
         activations: &mut Activations<'_>,
         proof: Option<&mut FoldProof<'a>>,
     ) -> Result<Vec<Solved>> {
-        if self.run.settings.solver.folds() {
+        if self.job.settings.solver.folds() {
             return self.solve_awq(stage, linears, stats, activations, proof);
         }
         (self.solve_as_is(linears, stats, &ScaleFound::none()))
@@ -279,7 +281,7 @@ impl<'a> LayerRun<'a> {
         activations: &mut Activations<'_>,
         mut proof: Option<&mut FoldProof<'a>>,
     ) -> Result<Vec<Solved>> {
-        let scheme = self.run.settings.scheme;
+        let scheme = self.job.settings.scheme;
         let start = Instant::now();
         let classes = match &stage.fold {
             Fold::Rows { rows, .. } => Some(&rows[..]),
@@ -388,8 +390,8 @@ impl<'a> LayerRun<'a> {
     fn running(&self, linear: &LinearPlan, weight: &SolvedWeight) -> Result<Linear> {
         let place = |tensor: Tensor| {
             tensor
-                .f_to_device(self.run.compute.device)?
-                .f_to_kind(self.run.compute.kind)
+                .f_to_device(self.job.compute.device)?
+                .f_to_kind(self.job.compute.kind)
         };
         Ok(Linear {
             weight: place(weight.dequantize()?)?,
@@ -406,7 +408,7 @@ impl<'a> LayerRun<'a> {
 
     /// Asks for the weights of the stage after this one, so that the disk works while this one is computed.
     fn prefetch(&self, index: usize) {
-        let source = self.run.source;
+        let source = self.job.source;
         let next = (self.plan.stages.get(index + 1))
             .or_else(|| source.model.layers.get(self.layer + 1)?.stages.first());
         let linears = next.iter().flat_map(|stage| &stage.linears);
@@ -431,20 +433,20 @@ impl<'a> LayerRun<'a> {
                 let stored = [norm.weight.as_ref(), norm.bias.as_ref()];
                 for ((name, _), tensor) in plan.tensors().zip(stored.into_iter().flatten()) {
                     let values = crate::tensor::to_f32(tensor)?;
-                    self.run.outbox.float16(name, values)?;
+                    self.outbox.float16(name, values)?;
                 }
             }
             for plan in self.plan.dense() {
                 let linear = self.block.dense(&plan.name);
                 let weight = crate::tensor::to_f32(&linear.weight)?;
-                self.run.outbox.float16(plan.weight_name(), weight)?;
+                self.outbox.float16(plan.weight_name(), weight)?;
                 if let Some(bias) = &linear.bias {
                     let bias = crate::tensor::to_f32(bias)?;
-                    self.run.outbox.float16(plan.bias_name(), bias)?;
+                    self.outbox.float16(plan.bias_name(), bias)?;
                 }
             }
             for (linear, bias) in self.biases.drain(..) {
-                self.run.outbox.float16(format!("{linear}.bias"), bias)?;
+                self.outbox.float16(format!("{linear}.bias"), bias)?;
             }
         }
         Ok(())

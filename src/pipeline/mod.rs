@@ -31,10 +31,10 @@ pub use selection::open;
 
 use job::{Job, Tensors};
 use means::{Means, attempt_with};
-use outbox::Outbox;
 
 use crate::calibration::{self, ChatTemplate, Reading, Tokenizer};
-use crate::cli::settings::Settings;
+use crate::checkpoint::Writer;
+use crate::cli::settings::{Leftover, Settings};
 use crate::device;
 use crate::device::monitor::Monitor;
 use crate::device::rates::Rates;
@@ -44,16 +44,6 @@ use crate::quant::GroupSize;
 use crate::report::progress;
 use crate::report::{CalibrationReport, ModelReport, Report, SettingsReport, human_bytes};
 use crate::sight;
-use crate::weights::ModelDir;
-
-/// What all layers of a run share.
-pub struct Run<'a> {
-    pub settings: &'a Settings,
-    pub source: &'a ModelDir,
-    pub compute: Compute,
-    pub outbox: &'a Outbox,
-    pub monitor: &'a Monitor,
-}
 
 /// Seconds of one part of the work.
 #[derive(Default)]
@@ -176,6 +166,10 @@ pub fn quantize(settings: &Settings, command: Vec<String>, start: Instant) -> Re
     );
     let asked = settings_report(settings);
     let identity = resume::identity(&source, settings, &asked, &windows)?;
+    if settings.leftover == Leftover::Discard {
+        // Once: what an attempt finishes, the next one goes on with.
+        Writer::remove_unfinished(&settings.output, settings.overwrite)?;
+    }
     let means = Means {
         kind: compute.kind,
         vram: None,

@@ -110,7 +110,7 @@ mod tests {
             shape: vec![2],
         });
         let target = dir.path().join("out");
-        let writer = Writer::create(&target, specs.into(), 1000, false, &Map::new()).unwrap();
+        let (writer, _) = Writer::open(&target, specs.into(), 1000, false, &Map::new()).unwrap();
         let result = Outbox::with(&writer, Format::AwqGemm, work).and_then(|(value, _)| {
             writer.finish()?;
             Ok(value)

@@ -10,10 +10,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::activations::Activations;
-use super::{Plan, Run, describe};
+use super::job::Job;
+use super::{Plan, describe};
 use crate::calibration::{ImageSource, Windows};
 use crate::checkpoint::{Checkpoint, Writer};
-use crate::cli::settings::{Leftover, Settings};
+use crate::cli::settings::Settings;
 use crate::model::{Block, Linear, LinearPlan, Stage};
 use crate::report::{LinearReport, SettingsReport, TowerReport};
 use crate::weights::ModelDir;
@@ -26,31 +27,23 @@ pub struct Finished {
     pub tower: Option<TowerReport>,
 }
 
-/// Opens the output: where an interrupted run of the same `identity` left it, unless the settings say otherwise, or else anew. Also
-/// returns the layers that are finished.
+/// Opens the output, where an interrupted run of the same `identity` left it or anew. Also returns the layers that are finished.
 pub fn open(
     settings: &Settings,
     plan: &Plan,
     identity: &Map<String, Value>,
 ) -> Result<(Writer, Vec<Finished>)> {
-    let Settings {
-        output,
-        overwrite,
-        max_shard_bytes,
-        ..
-    } = settings;
-    let specs = || plan.specs.clone();
-    if settings.leftover == Leftover::Resume
-        && let Some((writer, records)) =
-            Writer::resume(output, specs(), *max_shard_bytes, *overwrite, identity)?
-    {
-        let finished = records.into_iter().map(serde_json::from_value);
-        let finished = finished.collect::<Result<Vec<Finished>, _>>();
-        let finished = finished.with_context(|| writer.partial().display().to_string())?;
-        return Ok((writer, finished));
-    }
-    let writer = Writer::create(output, specs(), *max_shard_bytes, *overwrite, identity)?;
-    Ok((writer, Vec::new()))
+    let (writer, records) = Writer::open(
+        &settings.output,
+        plan.specs.clone(),
+        settings.max_shard_bytes,
+        settings.overwrite,
+        identity,
+    )?;
+    let finished = records.into_iter().map(serde_json::from_value);
+    let finished = finished.collect::<Result<Vec<Finished>, _>>();
+    let finished = finished.with_context(|| writer.partial().display().to_string())?;
+    Ok((writer, finished))
 }
 
 /// All that decides what a run writes, under names that its user knows. Not the device and the memory: a run may go on elsewhere.
@@ -122,18 +115,18 @@ impl Written {
     /// Takes `activations` through a finished layer, with what is in memory of it being one stage's linears.
     pub fn run_layer(
         &self,
-        run: &Run<'_>,
+        job: &Job<'_>,
         activations: &mut Activations<'_>,
         layer: usize,
     ) -> Result<()> {
         let Self(written) = self;
-        let block = Block::load(&written.model, written, run.compute, layer)?;
-        activations.enter_layer(run.source, layer)?;
+        let block = Block::load(&written.model, written, job.compute, layer)?;
+        activations.enter_layer(job.source, layer)?;
         for stage in &written.model.layers[layer].stages {
             if !stage.experts.is_empty() {
-                self.run_experts(run, activations, &block, stage)?;
+                self.run_experts(job, activations, &block, stage)?;
             } else if !stage.mixes.is_empty() {
-                let linears = self.linears(run, &stage.linears)?;
+                let linears = self.linears(job, &stage.linears)?;
                 activations.advance(&block, stage, linears)?;
             }
         }
@@ -142,7 +135,7 @@ impl Written {
 
     fn run_experts(
         &self,
-        run: &Run<'_>,
+        job: &Job<'_>,
         activations: &mut Activations<'_>,
         block: &Block,
         stage: &Stage,
@@ -152,18 +145,18 @@ impl Written {
             if selections.is_empty() {
                 continue;
             }
-            let inputs = self.linears(run, &expert.inputs)?;
+            let inputs = self.linears(job, &expert.inputs)?;
             let activated =
                 activations.expert_activations(block, stage, index, &inputs, &selections)?;
-            let output = Linear::load(&expert.output, &self.0, run.compute)?;
+            let output = Linear::load(&expert.output, &self.0, job.compute)?;
             activations.add_expert(block, index, &output, &selections, &activated)?;
         }
         activations.finish_experts(block, stage)
     }
 
-    fn linears(&self, run: &Run<'_>, plans: &[LinearPlan]) -> Result<Vec<Linear>> {
+    fn linears(&self, job: &Job<'_>, plans: &[LinearPlan]) -> Result<Vec<Linear>> {
         let linears = plans.iter();
-        let linears = linears.map(|linear| Ok(Linear::load(linear, &self.0, run.compute)?));
+        let linears = linears.map(|linear| Ok(Linear::load(linear, &self.0, job.compute)?));
         linears.collect()
     }
 }

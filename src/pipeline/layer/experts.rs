@@ -59,7 +59,7 @@ impl LayerRun<'_> {
         for (index, plan) in stage.experts.iter().enumerate() {
             // A Gram matrix of fewer tokens than columns says nothing of some directions.
             let widest = plan.linears().map(|linear| linear.in_features).max();
-            let wanted = if self.run.settings.moe_all_tokens {
+            let wanted = if self.job.settings.moe_all_tokens {
                 n_tokens
             } else {
                 widest.unwrap_or(0)
@@ -132,13 +132,13 @@ impl LayerRun<'_> {
             streams.original.extend(self.copies(&output)?);
         }
         let mut found = ScaleFound::none();
-        if self.run.settings.solver.folds()
+        if self.job.settings.solver.folds()
             && !plan.output.in_float
             && let Fold::Rows { linear, rows, root } = &plan.fold
         {
             let scale = times.solve.time(|| {
                 let weights = [output[0].weight.shallow_clone()];
-                awq::search_scale(&weights, &stats, self.run.settings.scheme, Some(rows), CLIP)
+                awq::search_scale(&weights, &stats, self.job.settings.scheme, Some(rows), CLIP)
             })?;
             found = ScaleFound::of(&scale);
             let scale = scale.channel_scale;
